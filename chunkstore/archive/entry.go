@@ -1,0 +1,95 @@
+package archive
+
+import (
+	"context"
+	"io"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+)
+
+// Type is the type of a node in a tree. The values are part of the format.
+type Type uint8
+
+// The types of nodes.
+const (
+	Dir         Type = 1
+	File        Type = 2
+	Symlink     Type = 3
+	Hardlink    Type = 4 // a further name of a node that came earlier in the same tree
+	CharDevice  Type = 5
+	BlockDevice Type = 6
+	FIFO        Type = 7
+	Socket      Type = 8
+	Whiteout    Type = 9 // a read-write layer's note that the name below is deleted
+)
+
+// Time is a moment with nanoseconds that may lie before 1970.
+type Time struct {
+	Sec  int64
+	Nsec int32
+}
+
+// Xattr is one extended attribute.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// Extent is a part of a file's content: a hole, or Length bytes made of Refs back to back.
+type Extent struct {
+	Length int64
+	Hole   bool
+	Refs   []chunkstore.Ref
+}
+
+// Entry is the canonical record of one node of a tree. Paths and names are bytes, not text: nothing
+// here need be UTF-8.
+type Entry struct {
+	Path     string // slash-separated, relative, clean; the root is "" and comes first
+	Type     Type
+	Mode     uint32 // 07777: permissions, setuid, setgid, sticky
+	UID, GID uint32
+	Size     int64 // of a File, bytes
+	MTime    Time
+	CTime    Time   // zero: stat is not to be trusted for this node, read it again next time
+	Ino, Dev uint64 // tell an unchanged file from a replaced one; of no meaning on another host
+	Rdev     uint64 // of devices, as st_rdev
+	Link     string // target of a Symlink; of a Hardlink the Path of its first name in this tree
+	Xattrs   []Xattr
+	Opaque   bool // of a Dir in a read-write layer: nothing of the layer below shows through
+	Torn     bool // changed while it was read: the content is a best effort
+
+	// Content of a File: Inline for up to InlineMax bytes, else Extents in order, together Size.
+	Inline  []byte
+	Extents []Extent
+}
+
+// InlineMax is the size up to which a file's content sits in its record.
+const InlineMax = 512
+
+// Tree is a directory tree as it stands: a directory of this host, or of another by way of a
+// helper, or a tar that an engine made. Its owner closes what it holds.
+type Tree interface {
+	// Walk calls fn for every node in Compare order, from stat alone (no content). Nodes that
+	// vanish while walking are left out. It stops with the first error of fn.
+	Walk(ctx context.Context, fn func(Entry) error) error
+
+	// Open opens the content of a File that Walk reported. It may be called from several
+	// goroutines, during Walk and after. ErrVanished says that the file is no longer there (or is
+	// no longer a file).
+	Open(ctx context.Context, e Entry) (Content, error)
+}
+
+// Content is the open content of one file.
+type Content interface {
+	// Next advances to the next extent of the file, in order, and returns its length and whether
+	// it is a hole; io.EOF after the last one. The extents cover the size that the file had when
+	// it was opened.
+	Next() (length int64, hole bool, err error)
+	// Read reads from the current data extent, io.EOF at its end. A file that shrank meanwhile
+	// reads as zeros: the extent's length is always kept.
+	io.Reader
+	// Stat describes the file as it is now, after reading, to see whether it changed meanwhile.
+	Stat() (Entry, error)
+	io.Closer
+}
