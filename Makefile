@@ -1,0 +1,84 @@
+# Hakobune: everything a developer does here. `make` alone lists it.
+
+SHELL   := /bin/bash
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+PREFIX  ?= /usr/local
+LAB     ?= $(CURDIR)/.lab
+PKG     ?= ./...
+# A clone without tags (a shallow one, or one of an early commit) still gets a version that names its commit.
+VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo "v0.0.0-$$(git describe --always --dirty 2>/dev/null || echo unknown)")
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+# Packages whose tests run a second time under the race detector: all that start goroutines.
+RACE := ./chunkstore/... ./crypto/... ./exporter/... ./importer/... ./internal/...
+
+.DEFAULT_GOAL := help
+.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench lab lab-down fmt vuln install clean FORCE
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+build: bin/hakobune ## build bin/hakobune, one static binary
+
+bin/hakobune: FORCE
+	@mkdir -p bin
+	$(BUILD) -o $@ ./cmd/hakobune
+
+test: ## run every test against real engines and servers, brought up for it and ended afterwards (root)
+	test/setup/run.sh $(GO) test -timeout 30m $(TESTFLAGS) $(PKG)
+
+check: lint race test ## everything that must hold: lint, race tests, tests; what CI runs
+
+lint: format vet staticcheck fix deadcode ## what can be said without running anything
+
+format:
+	@out=$$($(TOOL) gofumpt -l .) && if [ -n "$$out" ]; then echo "not formatted (make fmt):"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(TOOL) staticcheck -checks all ./...
+
+fix:
+	$(GO) fix -diff ./...
+
+# deadcode reports and exits 0, so its words are the verdict.
+deadcode:
+	@out=$$($(TOOL) deadcode -test ./... 2>&1) && if [ -n "$$out" ]; then echo "unreachable functions:"; echo "$$out"; exit 1; fi
+
+structure: ## only the tests of the house: who imports whom, no globals, no machine's paths
+	$(GO) test -run '^TestStructure' ./test
+
+race: ## the tests of the concurrent packages under the race detector
+	test/setup/run.sh env CGO_ENABLED=1 $(GO) test -race -short -timeout 30m $(TESTFLAGS) $(RACE)
+
+demo: build ## the whole story on this machine: back a system up, lose it, restore it (root)
+	test/demo/demo.sh
+
+bench: build ## benchmarks, and one run beside docker save/load and restic (root)
+	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PKG)
+	test/setup/run.sh test/bench/run.sh
+
+lab: ## bring the test engines up and leave them; `. .lab/env` then lets plain `go test` use them (root)
+	test/setup/lab.sh up $(LAB)
+
+lab-down: ## end what `make lab` brought up
+	test/setup/lab.sh down $(LAB)
+
+fmt: ## format and modernise the code in place
+	$(TOOL) gofumpt -w .
+	$(GO) fix ./...
+
+vuln: ## look dependencies up in the vulnerability database (needs its network service, so not part of check)
+	$(TOOL) govulncheck ./...
+
+install: build ## install to $(DESTDIR)$(PREFIX), also as the Docker CLI plugin `docker hakobune`
+	install -D -m 0755 bin/hakobune $(DESTDIR)$(PREFIX)/bin/hakobune
+	install -d $(DESTDIR)$(PREFIX)/lib/docker/cli-plugins
+	ln -sf ../../../bin/hakobune $(DESTDIR)$(PREFIX)/lib/docker/cli-plugins/docker-hakobune
+
+clean: ## remove what was built here (the test binaries' cache stays)
+	rm -rf bin
+	$(GO) clean -testcache
