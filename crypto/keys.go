@@ -1,0 +1,198 @@
+package crypto
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+	"sync"
+)
+
+// HKDF labels of the key schedule, see doc.go. Frozen: a changed label is another format.
+const (
+	labelObject  = "hakobune/1 object seed"
+	labelChunk   = "hakobune/1 chunk id"
+	labelNamed   = "hakobune/1 named id"
+	labelChunker = "hakobune/1 chunker seed"
+	labelWriter  = "hakobune/1 writer authentication"
+	labelCache   = "hakobune/1 cache authentication"
+)
+
+const keySize = 32
+
+// secret is key material. It is always held by pointer, because package fmt prints a pointer that
+// lies inside another value as an address, also where it cannot reach the redacting methods
+// (unexported fields of somebody else's struct).
+type secret *[keySize]byte
+
+// Master is the secret of one key epoch, from which every key of that epoch is derived. Epochs count
+// from 1. It prints as a placeholder in every form. The zero Master is not valid.
+type Master struct {
+	epoch  uint32
+	secret secret
+}
+
+// NewMaster returns a fresh random master secret for the given epoch.
+func NewMaster(epoch uint32) Master {
+	s := secret(new([keySize]byte))
+	rand.Read(s[:]) // never fails, see crypto/rand
+	return Master{epoch: epoch, secret: s}
+}
+
+// Keys holds the keys of one repository. It is immutable, safe for concurrent use, and prints as a
+// placeholder in every form.
+type Keys struct {
+	repo    RepositoryID
+	seeds   []secret // of the objects; seeds[i] is epoch i+1
+	chunk   *macPool
+	named   *macPool
+	chunker secret
+	writer  secret
+	cache   secret
+}
+
+// NewKeys returns the keys that masters give in the repository repo. There must be one master for
+// each epoch from 1 on, without a gap, in any order: the newest epoch seals, every epoch opens, and
+// the keys of ids and of authentication come from epoch 1, so that they stay over rotations.
+func NewKeys(repo RepositoryID, masters ...Master) (*Keys, error) {
+	masters, err := sortMasters(masters)
+	if err != nil {
+		return nil, fmt.Errorf("keys of repository %v: %w", repo, err)
+	}
+	k := &Keys{repo: repo}
+	for _, m := range masters {
+		seed, err := derive(m, repo, labelObject)
+		if err != nil {
+			return nil, err
+		}
+		k.seeds = append(k.seeds, seed)
+	}
+	var chunk, named secret
+	for _, d := range []struct {
+		dst   *secret
+		label string
+	}{
+		{&chunk, labelChunk},
+		{&named, labelNamed},
+		{&k.chunker, labelChunker},
+		{&k.writer, labelWriter},
+		{&k.cache, labelCache},
+	} {
+		if *d.dst, err = derive(masters[0], repo, d.label); err != nil {
+			return nil, err
+		}
+	}
+	k.chunk, k.named = newMACPool(chunk), newMACPool(named)
+	return k, nil
+}
+
+// sortMasters returns masters in order of their epochs, which must be 1, 2, ... len(masters).
+func sortMasters(masters []Master) ([]Master, error) {
+	if len(masters) == 0 {
+		return nil, errors.New("no master secret")
+	}
+	masters = slices.Clone(masters)
+	slices.SortFunc(masters, func(a, b Master) int { return int(int64(a.epoch) - int64(b.epoch)) })
+	for i, m := range masters {
+		if m.secret == nil || int64(m.epoch) != int64(i)+1 {
+			return nil, fmt.Errorf("master secrets: epoch %d where %d belongs", m.epoch, i+1)
+		}
+	}
+	return masters, nil
+}
+
+// derive is HKDF-SHA-256 with the repository as salt (RFC 5869).
+func derive(m Master, repo RepositoryID, label string) (secret, error) {
+	b, err := hkdf.Key(sha256.New, m.secret[:], repo[:], label, keySize)
+	if err != nil { // only where FIPS 140-only mode forbids it
+		return nil, fmt.Errorf("derive %q: %w", label, err)
+	}
+	return secret(b), nil
+}
+
+// Repository returns the repository that the keys belong to.
+func (k *Keys) Repository() RepositoryID { return k.repo }
+
+// ChunkID returns the id of a chunk with the given plaintext: HMAC-SHA-256 under a key of the
+// repository. It does not allocate.
+func (k *Keys) ChunkID(plain []byte) [32]byte { return k.chunk.sum(plain) }
+
+// NamedID returns the id of the value stored under name. No name's id is a chunk's id: the two have
+// different keys.
+func (k *Keys) NamedID(name string) [32]byte { return k.named.sum([]byte(name)) }
+
+// ChunkerSeed returns the endless stream of secret pseudo-random bytes that the repository's
+// chunking polynomial is drawn from. Every call returns the same stream from its start. A reader is
+// for one goroutine.
+func (k *Keys) ChunkerSeed() io.Reader { return &keyStream{key: k.chunker} }
+
+// MAC returns the authentication tag of msg under the key of writer w: HMAC-SHA-256 under
+// HMAC-SHA-256(writer key of the repository, w). Compare tags with hmac.Equal.
+func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
+	key := mac(k.writer, w[:])
+	return mac(&key, msg)
+}
+
+// CacheMAC returns the authentication tag of msg under the key for files that this repository's
+// users keep on their own disks. Compare tags with hmac.Equal.
+func (k *Keys) CacheMAC(msg []byte) [32]byte { return mac(k.cache, msg) }
+
+func mac(key secret, msg []byte) (sum [32]byte) {
+	h := hmac.New(sha256.New, key[:])
+	h.Write(msg)
+	h.Sum(sum[:0])
+	return sum
+}
+
+// macPool computes HMAC-SHA-256 under one key, without allocation once it is warm: an HMAC that is
+// reset keeps the state of its two padded keys.
+type macPool struct{ pool sync.Pool }
+
+type macState struct {
+	h   hash.Hash
+	out [32]byte // here because what passes through hash.Hash escapes to the heap
+}
+
+func newMACPool(key secret) *macPool {
+	return &macPool{sync.Pool{New: func() any {
+		return &macState{h: hmac.New(sha256.New, key[:])}
+	}}}
+}
+
+func (p *macPool) sum(msg []byte) [32]byte {
+	s := p.pool.Get().(*macState)
+	defer p.pool.Put(s)
+	s.h.Reset()
+	s.h.Write(msg)
+	s.h.Sum(s.out[:0])
+	return s.out
+}
+
+// keyStream is HMAC-SHA-256(key, n) for n = 0, 1, 2, ... as 8 bytes big-endian, back to back.
+type keyStream struct {
+	key   secret
+	next  uint64
+	block [32]byte
+	rest  []byte // of block
+}
+
+// Read fills p and never fails.
+func (s *keyStream) Read(p []byte) (int, error) {
+	for n := 0; n < len(p); {
+		if len(s.rest) == 0 {
+			s.block = mac(s.key, binary.BigEndian.AppendUint64(nil, s.next))
+			s.next++
+			s.rest = s.block[:]
+		}
+		c := copy(p[n:], s.rest)
+		s.rest = s.rest[c:]
+		n += c
+	}
+	return len(p), nil
+}

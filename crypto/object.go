@@ -1,0 +1,250 @@
+package crypto
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Errors that callers branch on. Others wrap them.
+var (
+	// ErrDamaged says that bytes are not what was sealed under that type and name in that repository:
+	// altered, cut, extended, or put in the place of others.
+	ErrDamaged = errors.New("damaged")
+	// ErrWrongKey says that the key at hand is not the one: of another epoch, or a secret that does
+	// not open this slot.
+	ErrWrongKey = errors.New("wrong key")
+	// ErrNewer says that the bytes demand something that this version does not know.
+	ErrNewer = errors.New("written by a newer version")
+)
+
+// Type says what an object holds. It is part of the object's key.
+type Type byte
+
+// The types of objects.
+const (
+	TypeSession  Type = 's' // intent of a backup
+	TypeDelta    Type = 'i' // index delta of a session
+	TypeSegment  Type = 'x' // consolidated index segment
+	TypeOutcome  Type = 'n' // outcome of a session: a snapshot, or an abort
+	TypeMark     Type = 'g' // mark of a garbage collection
+	TypeForget   Type = 'f' // forget record
+	TypeDataPack Type = 'p' // pack of data chunks
+	TypeMetaPack Type = 't' // pack of metadata chunks
+)
+
+// String returns the type's letter in quotes.
+func (t Type) String() string { return fmt.Sprintf("%q", rune(t)) }
+
+// HeaderSize is the length of the clear header that every object begins with.
+const HeaderSize = 64
+
+const (
+	magic            = "HAKO"
+	objectVersion    = 1
+	schemeDARE       = 1 // DARE 2.0 under AES-256-GCM, key by HKDF-SHA-256 from the epoch's seed
+	saltSize         = 32
+	offVersion       = 4
+	offType          = 5
+	offScheme        = 6
+	offFlags         = 7
+	offEpoch         = 8
+	offEncapsulation = 12
+	offZero          = 14
+	offSalt          = 16
+	offReserved      = offSalt + saltSize
+)
+
+// SealedSize returns the stored bytes of an object of plain (at least 1) bytes of plaintext.
+func SealedSize(plain int64) int64 { return HeaderSize + streamSize(plain) }
+
+// PlainSize returns the plaintext bytes of an object of the given stored bytes. No plaintext gives
+// some sizes: then the error wraps ErrDamaged.
+func PlainSize(object int64) (int64, error) {
+	plain, ok := streamPlain(object - HeaderSize)
+	if !ok {
+		return 0, fmt.Errorf("object of %d bytes: %w: no plaintext has this size when sealed", object, ErrDamaged)
+	}
+	return plain, nil
+}
+
+// StoredRange returns which stored bytes of an object hold plain[off:off+n] of its plainSize bytes of
+// plaintext: whole packages of 64 KiB. A range that is empty or not within the plaintext has none:
+// 0, 0.
+func StoredRange(plainSize, off, n int64) (storedOff, storedLen int64) {
+	if n <= 0 || off < 0 || plainSize <= 0 || plainSize > maxPlain || off > plainSize-n {
+		return 0, 0
+	}
+	first, end := packageSpan(plainSize, off, n)
+	storedOff = HeaderSize + first/packagePlain*packageStored
+	return storedOff, streamSize(end - first)
+}
+
+// packageSpan extends the range to whole packages: plain[first:end].
+func packageSpan(plainSize, off, n int64) (first, end int64) {
+	first = off - off%packagePlain
+	end = (off + n + packagePlain - 1) / packagePlain * packagePlain
+	return first, min(end, plainSize)
+}
+
+// Seal returns the object that holds plain, which must not be empty: SealedSize(len(plain)) bytes in
+// one new slice. Only the same keys, type and name open it. name is the object's logical name; where
+// the stored name is the hash of the stored bytes it cannot be part of it. Sealing the same plain
+// again gives another object.
+func (k *Keys) Seal(t Type, name string, plain []byte) ([]byte, error) {
+	object, err := k.seal(rand.Reader, t, name, plain)
+	if err != nil {
+		return nil, fmt.Errorf("seal %v object %q: %w", t, name, err)
+	}
+	return object, nil
+}
+
+// seal is Seal with a source of randomness: first the salt, then the stream's nonce.
+func (k *Keys) seal(random io.Reader, t Type, name string, plain []byte) ([]byte, error) {
+	if len(plain) == 0 {
+		return nil, errors.New("empty plaintext")
+	}
+	object := make([]byte, SealedSize(int64(len(plain))))
+	header := object[:HeaderSize]
+	copy(header, magic)
+	header[offVersion] = objectVersion
+	header[offType] = byte(t)
+	header[offScheme] = schemeDARE
+	epoch := uint32(len(k.seeds))
+	binary.BigEndian.PutUint32(header[offEpoch:], epoch)
+	if _, err := io.ReadFull(random, header[offSalt:offReserved]); err != nil {
+		return nil, err
+	}
+	key, err := k.objectKey(epoch, t, name, header)
+	if err != nil {
+		return nil, err
+	}
+	if err := encrypt(object[HeaderSize:], plain, key, random); err != nil {
+		return nil, err
+	}
+	return object, nil
+}
+
+// Open returns the plaintext of a whole object in a new slice. Nothing of the object is believed
+// before it is verified. The error wraps ErrDamaged, or ErrWrongKey where the object names an epoch
+// that k does not hold, or ErrNewer where it names a version, scheme or flag that is not known. (The
+// last two can be damage as well: a header can only be verified by whoever understands it.)
+func (k *Keys) Open(t Type, name string, object []byte) ([]byte, error) {
+	plain, err := k.open(t, name, object)
+	if err != nil {
+		return nil, fmt.Errorf("open %v object %q: %w", t, name, err)
+	}
+	return plain, nil
+}
+
+func (k *Keys) open(t Type, name string, object []byte) ([]byte, error) {
+	if len(object) < HeaderSize {
+		return nil, fmt.Errorf("%w: %d bytes are less than a header", ErrDamaged, len(object))
+	}
+	key, err := k.headerKey(t, name, object[:HeaderSize])
+	if err != nil {
+		return nil, err
+	}
+	plain, err := decrypt(object[HeaderSize:], key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return plain, nil
+}
+
+// OpenRange returns plain[off:off+n] of an object. header is the object's first HeaderSize bytes,
+// plainSize the size of its plaintext (see PlainSize), and stored the bytes that
+// StoredRange(plainSize, off, n) names. The result shares no memory with the arguments. Errors are as
+// with Open; besides, an empty range or one that is not within the plaintext is an error.
+//
+// It proves that these are the right bytes of that object, and where the range reaches the end of the
+// plaintext, that plainSize is right. It says nothing about other packages of the object.
+func (k *Keys) OpenRange(t Type, name string, header []byte, plainSize, off, n int64, stored []byte) ([]byte, error) {
+	plain, err := k.openRange(t, name, header, plainSize, off, n, stored)
+	if err != nil {
+		return nil, fmt.Errorf("open %v object %q, %d bytes at %d: %w", t, name, n, off, err)
+	}
+	return plain, nil
+}
+
+func (k *Keys) openRange(t Type, name string, header []byte, plainSize, off, n int64, stored []byte) ([]byte, error) {
+	_, storedLen := StoredRange(plainSize, off, n)
+	if storedLen == 0 {
+		return nil, fmt.Errorf("not a range of %d bytes", plainSize)
+	}
+	if len(header) != HeaderSize || int64(len(stored)) != storedLen {
+		return nil, fmt.Errorf("%w: header of %d and range of %d bytes, want %d and %d",
+			ErrDamaged, len(header), len(stored), HeaderSize, storedLen)
+	}
+	key, err := k.headerKey(t, name, header)
+	if err != nil {
+		return nil, err
+	}
+	first, end := packageSpan(plainSize, off, n)
+	plain := make([]byte, end-first)
+	if err := decryptRange(plain, stored, key, uint32(first/packagePlain), end == plainSize); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return plain[off-first : off-first+n : off-first+n], nil
+}
+
+// headerKey checks an object's header and returns the key of the object.
+func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
+	epoch, err := parseHeader(t, header)
+	if err != nil {
+		return nil, err
+	}
+	if epoch > uint32(len(k.seeds)) {
+		return nil, fmt.Errorf("%w: epoch %d, keys reach to %d", ErrWrongKey, epoch, len(k.seeds))
+	}
+	return k.objectKey(epoch, t, name, header)
+}
+
+// parseHeader checks the clear header of an object of type t and returns the key epoch.
+func parseHeader(t Type, header []byte) (epoch uint32, err error) {
+	epoch = binary.BigEndian.Uint32(header[offEpoch:])
+	encapsulation := binary.BigEndian.Uint16(header[offEncapsulation:])
+	switch {
+	case string(header[:offVersion]) != magic:
+		return 0, fmt.Errorf("%w: no object header", ErrDamaged)
+	case header[offVersion] == 0 || header[offScheme] == 0 || epoch == 0:
+		return 0, fmt.Errorf("%w: zero version, scheme or epoch", ErrDamaged)
+	case header[offVersion] > objectVersion:
+		return 0, fmt.Errorf("%w: object version %d, newest known is %d", ErrNewer, header[offVersion], objectVersion)
+	case header[offScheme] > schemeDARE:
+		return 0, fmt.Errorf("%w: sealing scheme %d, newest known is %d", ErrNewer, header[offScheme], schemeDARE)
+	case header[offFlags] != 0:
+		return 0, fmt.Errorf("%w: mandatory flags %#02x, none is known", ErrNewer, header[offFlags])
+	case Type(header[offType]) != t:
+		return 0, fmt.Errorf("%w: object of type %v", ErrDamaged, Type(header[offType]))
+	case encapsulation != 0:
+		return 0, fmt.Errorf("%w: encapsulation of %d bytes, want none", ErrDamaged, encapsulation)
+	case !allZero(header[offZero:offSalt]) || !allZero(header[offReserved:]):
+		return 0, fmt.Errorf("%w: reserved bytes are not zero", ErrDamaged)
+	}
+	return epoch, nil
+}
+
+func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+// objectKey derives the key of one object: HKDF-SHA-256 from the seed of its epoch, with the salt of
+// its header, for type ‖ repository id ‖ length of name (4 bytes, big-endian) ‖ name ‖ SHA-256(header).
+func (k *Keys) objectKey(epoch uint32, t Type, name string, header []byte) (secret, error) {
+	sum := sha256.Sum256(header)
+	info := make([]byte, 0, 1+len(k.repo)+4+len(name)+len(sum))
+	info = append(info, byte(t))
+	info = append(info, k.repo[:]...)
+	info = binary.BigEndian.AppendUint32(info, uint32(len(name)))
+	info = append(info, name...)
+	info = append(info, sum[:]...)
+	key, err := hkdf.Key(sha256.New, k.seeds[epoch-1][:], header[offSalt:offReserved], string(info), keySize)
+	if err != nil { // only where FIPS 140-only mode forbids it
+		return nil, err
+	}
+	return secret(key), nil
+}
