@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -52,7 +53,9 @@ type Entry struct {
 	Size     int64 // of a File, bytes
 	MTime    Time
 	CTime    Time   // zero: stat is not to be trusted for this node, read it again next time
-	Ino, Dev uint64 // tell an unchanged file from a replaced one; of no meaning on another host
+	Ino      uint64 // tells an unchanged file from a replaced one; of no meaning on another host
+	Dev      uint64 // with Ino tells hard links while walking; not recorded (it may change at a reboot)
+	Nlink    uint32 // names of the node while walking; not recorded
 	Rdev     uint64 // of devices, as st_rdev
 	Link     string // target of a Symlink; of a Hardlink the Path of its first name in this tree
 	Xattrs   []Xattr
@@ -67,29 +70,46 @@ type Entry struct {
 // InlineMax is the size up to which a file's content sits in its record.
 const InlineMax = 512
 
+// Errors of one file that WriteTree handles: the file is left out of the tree and reported. Every
+// other error of a Tree is one of the tree itself and ends the writing.
+var (
+	// ErrVanished says that a file is no longer there, or is no longer a file.
+	ErrVanished = errors.New("vanished while the tree was read")
+	// ErrUnreadable says that this one file cannot be read (EIO, EACCES): wrap it with the cause.
+	ErrUnreadable = errors.New("unreadable")
+)
+
 // Tree is a directory tree as it stands: a directory of this host, or of another by way of a
 // helper, or a tar that an engine made. Its owner closes what it holds.
 type Tree interface {
 	// Walk calls fn for every node in Compare order, from stat alone (no content). Nodes that
-	// vanish while walking are left out. It stops with the first error of fn.
+	// vanish while walking are left out. It stops with the first error of fn. Nodes are reported
+	// raw, with Ino, Dev and Nlink: never as a Hardlink, WriteTree finds those.
 	Walk(ctx context.Context, fn func(Entry) error) error
 
 	// Open opens the content of a File that Walk reported. It may be called from several
-	// goroutines, during Walk and after. ErrVanished says that the file is no longer there (or is
-	// no longer a file).
+	// goroutines, during Walk and after. What fails because of this one file wraps ErrVanished or
+	// ErrUnreadable; so do the methods of the Content.
 	Open(ctx context.Context, e Entry) (Content, error)
+}
+
+// RangeOpener is a Tree that can open a file in the middle, so that parts of one large file are
+// read in parallel. The extents of the Content then cover the file from offset off on.
+type RangeOpener interface {
+	OpenAt(ctx context.Context, e Entry, off int64) (Content, error)
 }
 
 // Content is the open content of one file.
 type Content interface {
 	// Next advances to the next extent of the file, in order, and returns its length and whether
 	// it is a hole; io.EOF after the last one. The extents cover the size that the file had when
-	// it was opened.
+	// it was opened. What was not read of the extent before is skipped.
 	Next() (length int64, hole bool, err error)
 	// Read reads from the current data extent, io.EOF at its end. A file that shrank meanwhile
 	// reads as zeros: the extent's length is always kept.
 	io.Reader
-	// Stat describes the file as it is now, after reading, to see whether it changed meanwhile.
+	// Stat describes the open file as it is now, after reading, to see whether it changed
+	// meanwhile: what stat(2) says, as Walk would report it. Path and Xattrs need not be set.
 	Stat() (Entry, error)
 	io.Closer
 }
