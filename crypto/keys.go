@@ -26,14 +26,13 @@ const (
 
 const keySize = 32
 
-// secret is key material. It is always held by pointer, because package fmt prints a pointer that
-// lies inside another value as an address, also where it cannot reach the redacting methods
-// (unexported fields of somebody else's struct).
+// secret is key material, held by pointer for the reason given at placeholder.
 type secret *[keySize]byte
 
 // Master is the secret of one key epoch, from which every key of that epoch is derived. Epochs count
 // from 1. It prints as a placeholder in every form. The zero Master is not valid.
 type Master struct {
+	placeholder
 	epoch  uint32
 	secret secret
 }
@@ -42,12 +41,17 @@ type Master struct {
 func NewMaster(epoch uint32) Master {
 	s := secret(new([keySize]byte))
 	rand.Read(s[:]) // never fails, see crypto/rand
-	return Master{epoch: epoch, secret: s}
+	return newMaster(epoch, s)
+}
+
+func newMaster(epoch uint32, s secret) Master {
+	return Master{placeholder(fmt.Sprintf("[master secret of epoch %d]", epoch)), epoch, s}
 }
 
 // Keys holds the keys of one repository. It is immutable, safe for concurrent use, and prints as a
 // placeholder in every form.
 type Keys struct {
+	placeholder
 	repo    RepositoryID
 	seeds   []secret // of the objects; seeds[i] is epoch i+1
 	chunk   *macPool
@@ -65,7 +69,7 @@ func NewKeys(repo RepositoryID, masters ...Master) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keys of repository %v: %w", repo, err)
 	}
-	k := &Keys{repo: repo}
+	k := &Keys{repo: repo, placeholder: placeholder(fmt.Sprintf("[keys of repository %v]", repo))}
 	for _, m := range masters {
 		seed, err := derive(m, repo, labelObject)
 		if err != nil {

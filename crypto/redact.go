@@ -7,40 +7,25 @@ import (
 	"log/slog"
 )
 
-// What follows keeps secrets out of messages and logs: each way that Go prints a value gives the
-// placeholder of String.
+// placeholder, embedded in what holds a secret, is all that any of Go's ways to print a value gives of
+// it. Secrets themselves lie behind pointers, because package fmt cannot reach these methods through
+// an unexported field of somebody else's struct, but prints a pointer there as an address.
+type placeholder string
 
-// String returns a placeholder without the secret.
-func (m Master) String() string { return fmt.Sprintf("[master secret of epoch %d]", m.epoch) }
+// String returns the placeholder.
+func (p placeholder) String() string { return string(p) }
 
-// GoString returns what String returns.
-func (m Master) GoString() string { return m.String() }
+// GoString returns the placeholder.
+func (p placeholder) GoString() string { return string(p) }
 
-// Format writes what String returns, for every verb and flag.
-func (m Master) Format(f fmt.State, _ rune) { redact(f, m.String()) }
-
-// LogValue returns what String returns.
-func (m Master) LogValue() slog.Value { return slog.StringValue(m.String()) }
-
-// MarshalJSON returns what String returns, as a JSON string.
-func (m Master) MarshalJSON() ([]byte, error) { return json.Marshal(m.String()) }
-
-// String returns a placeholder that names the repository, without any key.
-func (k *Keys) String() string { return fmt.Sprintf("[keys of repository %v]", k.repo) }
-
-// GoString returns what String returns.
-func (k *Keys) GoString() string { return k.String() }
-
-// Format writes what String returns, for every verb and flag.
-func (k *Keys) Format(f fmt.State, _ rune) { redact(f, k.String()) }
-
-// LogValue returns what String returns.
-func (k *Keys) LogValue() slog.Value { return slog.StringValue(k.String()) }
-
-// MarshalJSON returns what String returns, as a JSON string.
-func (k *Keys) MarshalJSON() ([]byte, error) { return json.Marshal(k.String()) }
-
-func redact(w io.Writer, placeholder string) {
-	// A Formatter has no way to report an error: fmt's own buffer never returns one.
-	_, _ = io.WriteString(w, placeholder)
+// Format writes the placeholder, for every verb and flag.
+func (p placeholder) Format(f fmt.State, _ rune) {
+	// A Formatter cannot report an error, and fmt's buffer has none.
+	_, _ = io.WriteString(f, string(p))
 }
+
+// LogValue returns the placeholder.
+func (p placeholder) LogValue() slog.Value { return slog.StringValue(string(p)) }
+
+// MarshalJSON returns the placeholder as a JSON string.
+func (p placeholder) MarshalJSON() ([]byte, error) { return json.Marshal(string(p)) }
