@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"strings"
 
 	"github.com/moby/moby/client"
 
@@ -24,27 +26,71 @@ var ErrDown = errors.New("docker engine is not reachable")
 
 // Options says which engine to speak to.
 type Options struct {
-	Host    string       // "unix:///path", "tcp://host:2376"; empty: DOCKER_HOST, then the current docker context, then the default socket
-	Program string       // a static linux binary for helper containers; empty: this program's own
-	Logger  *slog.Logger // nil: nothing is logged
+	Host    string              // "unix:///path", "tcp://host:2376", "ssh://user@host"; empty: as Env says
+	Env     func(string) string // environment for DOCKER_HOST, DOCKER_CONTEXT and their kin; nil: empty
+	Program string              // a static linux binary for helper containers; empty: this program's own
+	Logger  *slog.Logger        // nil: nothing is logged
 }
 
 // Engine is a connection to one Docker engine.
 type Engine struct {
 	api     *client.Client
+	http    *http.Client // to the same engine, for what the client would not give unabridged
+	scheme  string       // of URLs for http
+	addr    string
 	program string
 	log     *slog.Logger
 	facts   snapshot.Facts
+	info    info
 }
 
 // Connect speaks to the engine that o names and learns what Facts tells. The caller closes the
 // Engine.
 func Connect(ctx context.Context, o Options) (*Engine, error) {
-	return nil, fmt.Errorf("connect %s: %w", o.Host, errors.ErrUnsupported)
+	if o.Env == nil {
+		o.Env = func(string) string { return "" }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	ep, err := findEndpoint(o.Host, o.Env)
+	if err != nil {
+		return nil, err
+	}
+	e, err := open(ep)
+	if err != nil {
+		return nil, fmt.Errorf("docker host %s: %w", ep.host, err)
+	}
+	e.program, e.log = o.Program, o.Logger
+	if err := e.learn(ctx, ep); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// open makes the clients of an engine without speaking to it.
+func open(ep endpoint) (*Engine, error) {
+	tr, err := ep.transport()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{http: &http.Client{Transport: tr}, scheme: "http", addr: client.DummyHost}
+	if tr.TLSClientConfig != nil {
+		e.scheme = "https"
+	}
+	if addr, tcp := strings.CutPrefix(ep.host, "tcp://"); tcp {
+		e.addr = addr
+	}
+	e.api, err = client.New(ep.clientOptions(tr.Clone())...)
+	return e, err
 }
 
 // Close releases the connections.
-func (e *Engine) Close() error { return e.api.Close() }
+func (e *Engine) Close() error {
+	e.http.CloseIdleConnections()
+	return e.api.Close()
+}
 
 // Facts says what the engine and its host were when Connect returned.
 func (e *Engine) Facts() snapshot.Facts { return e.facts }
