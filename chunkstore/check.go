@@ -1,0 +1,363 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// CheckOptions say how deep a check goes.
+type CheckOptions struct {
+	// Walk yields every chunk that the body of a snapshot leads to, reading what it must; an error
+	// of it is a fault of that snapshot. Required: chunkstore does not know what snapshots hold.
+	Walk func(context.Context, Outcome) iter.Seq2[Ref, error]
+	// Data selects the packs of which every byte is read. The zero Subset selects none.
+	Data Subset
+	// Progress is told the bytes of packs read so far and to read in all. May be nil.
+	Progress func(done, total int64)
+}
+
+// Fault is something wrong in a repository.
+type Fault struct {
+	Object    string    // name of the object, or "" where a snapshot itself is at fault
+	Err       error     // what is wrong
+	Snapshots []Outcome // that need it; empty where none does, or it cannot be told
+}
+
+// CheckReport is what a check found.
+type CheckReport struct {
+	Faults    []Fault
+	Snapshots int   // good and bad ones
+	Packs     int   // stored
+	Chunks    int   // entries of the index
+	Bytes     int64 // stored bytes of all packs
+	ReadPacks int   // packs of which every byte was read
+	ReadBytes int64
+	Unindexed int // packs that no index names: of a session that runs, or that was killed
+}
+
+// Check verifies the repository and repairs nothing. It reports every fault it can find rather
+// than stop at the first; its error is for what kept it from looking. It must run on a Repository
+// opened without a cache, or it would verify the cache.
+//
+// Structure: key slots, index, and outcomes open; each writer's chain of outcomes has no gap; every
+// indexed pack is stored with its right length; every chunk that a snapshot leads to is indexed in
+// such a pack; all metadata can be read. Data: the selected packs are read whole, compared with
+// their names, opened, and each chunk decoded and compared with its id.
+func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
+	for _, step := range []func(context.Context) error{c.slots, c.index, c.packs, c.outcomes, c.data} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	c.conclude()
+	return c.report, nil
+}
+
+type checker struct {
+	r      *Repository
+	o      CheckOptions
+	report *CheckReport
+
+	stored    map[string]int64 // packs in the backend
+	snapshots []Outcome
+	users     map[PackID]map[int]bool // numbers of the snapshots that need a pack
+	mu        sync.Mutex              // of bad and of the report while packs are read
+	bad       map[string]error        // by name of the object
+}
+
+func (c *checker) fault(object string, err error, snapshots ...Outcome) {
+	c.report.Faults = append(c.report.Faults, Fault{object, err, snapshots})
+}
+
+func (c *checker) slots(ctx context.Context) error {
+	names, err := listNames(ctx, c.r.backend, slotPrefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		object, err := c.r.backend.Get(ctx, name, 0, -1)
+		if err == nil {
+			_, err = crypto.ReadSlotInfo(object)
+		}
+		if err := c.found(ctx, name, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// found reports err as a fault of the object, unless ctx ended.
+func (c *checker) found(ctx context.Context, object string, err error, snapshots ...Outcome) error {
+	if err != nil && ctx.Err() == nil {
+		c.fault(object, err, snapshots...)
+	}
+	return ctx.Err()
+}
+
+// index loads every index object by itself, so that a damaged one does not hide the others.
+func (c *checker) index(ctx context.Context) error {
+	condemned, err := c.r.condemned(ctx)
+	if err := c.found(ctx, markPrefix, err); err != nil {
+		return err
+	}
+	names, err := listNames(ctx, c.r.backend, deltaPrefix)
+	if err != nil {
+		return err
+	}
+	var good [][]byte
+	for _, name := range names {
+		object, err := c.r.backend.Get(ctx, name, 0, -1)
+		if err == nil {
+			object, err = c.r.keys.Open(crypto.TypeDelta, name, object)
+		}
+		if err == nil {
+			_, err = appendIndex(nil, map[PackID]*indexedPack{}, object)
+		}
+		if err == nil {
+			good = append(good, object)
+		}
+		if err := c.found(ctx, name, err); err != nil {
+			return err
+		}
+	}
+	c.r.loadMu.Lock()
+	defer c.r.loadMu.Unlock()
+	c.r.loaded = true
+	return c.r.index.load(good, condemned)
+}
+
+// packs compares the index with what is stored.
+func (c *checker) packs(ctx context.Context) error {
+	c.stored = map[string]int64{}
+	for _, prefix := range []string{dataPrefix, metaPrefix} {
+		err := c.r.backend.List(ctx, prefix, func(i Info) error {
+			c.stored[i.Name] = i.Size
+			c.report.Bytes += i.Size
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("list packs: %w", err)
+		}
+	}
+	c.report.Packs = len(c.stored)
+	indexed := 0
+	for _, p := range c.r.index.packs {
+		size, ok := c.stored[p.Name()]
+		switch {
+		case !ok:
+			c.bad[p.Name()] = fmt.Errorf("pack: %w", ErrNotExist)
+			continue
+		case size != crypto.SealedSize(p.plainSize):
+			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, crypto.SealedSize(p.plainSize))
+		}
+		indexed++
+	}
+	c.report.Unindexed = len(c.stored) - indexed
+	c.r.index.each(func(location) { c.report.Chunks++ })
+	return nil
+}
+
+// outcomes verifies every snapshot down to the index entries of its chunks.
+func (c *checker) outcomes(ctx context.Context) error {
+	all, err := c.r.allOutcomes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.chains(ctx, all); err != nil {
+		return err
+	}
+	for _, o := range all {
+		if o.Aborted {
+			continue
+		}
+		c.report.Snapshots++
+		if err := o.Err; err != nil {
+			c.fault(o.Name, err, o)
+			continue
+		}
+		c.snapshots = append(c.snapshots, o)
+		if err := c.snapshot(ctx, len(c.snapshots)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chains looks for outcomes that a writer's later one names but that are gone or replaced: somebody
+// removed them, or the store shows an earlier state.
+func (c *checker) chains(ctx context.Context, all []Outcome) error {
+	byName := map[string]Outcome{}
+	for _, o := range all {
+		byName[o.Name] = o
+	}
+	for _, o := range all {
+		if o.Previous == nil {
+			continue
+		}
+		name := sessionName(outcomePrefix, o.Writer, o.Previous.Session)
+		before, ok := byName[name]
+		if !ok {
+			c.fault(name, fmt.Errorf("missing: the writer's next outcome names it"))
+			continue
+		}
+		if before.Err != nil {
+			continue // reported by itself
+		}
+		object, err := c.r.backend.Get(ctx, name, 0, -1)
+		if err == nil {
+			if sum := sha256.Sum256(object); hex.EncodeToString(sum[:]) != o.Previous.SHA256 {
+				err = fmt.Errorf("%w: is not the object that the writer's next outcome names", crypto.ErrDamaged)
+			}
+		}
+		if err := c.found(ctx, name, err, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot verifies one snapshot, the n-th of c.snapshots.
+func (c *checker) snapshot(ctx context.Context, n int) error {
+	o := c.snapshots[n]
+	missing := 0
+	for ref, err := range c.chunks(ctx, o) {
+		if err != nil {
+			if missing > 0 {
+				err = fmt.Errorf("%d chunks missing; %w", missing, err)
+			}
+			return c.found(ctx, "", err, o)
+		}
+		l, ok := c.r.index.lookup(ref.ID)
+		switch {
+		case !ok:
+			missing++
+			continue
+		case int64(ref.Offset)+int64(ref.Length) > int64(l.plain):
+			c.fault("", fmt.Errorf("%w: chunk %v has %d bytes, the snapshot needs %d+%d", crypto.ErrDamaged, ref.ID, l.plain, ref.Offset, ref.Length), o)
+		}
+		users := c.users[l.pack.ID]
+		if users == nil {
+			users = map[int]bool{}
+			c.users[l.pack.ID] = users
+		}
+		users[n] = true
+	}
+	if missing > 0 {
+		c.fault("", fmt.Errorf("%d of its chunks: %w", missing, ErrChunkMissing), o)
+	}
+	return ctx.Err()
+}
+
+// chunks yields all chunks that a snapshot needs.
+func (c *checker) chunks(ctx context.Context, o Outcome) iter.Seq2[Ref, error] {
+	return func(yield func(Ref, error) bool) {
+		for _, st := range []Stream{o.Body, o.Packs} {
+			refs, err := c.r.StreamRefs(ctx, st)
+			for _, ref := range refs {
+				if !yield(ref, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(Ref{}, err)
+				return
+			}
+		}
+		for ref, err := range c.o.Walk(ctx, o) {
+			if !yield(ref, err) {
+				return
+			}
+		}
+	}
+}
+
+// data reads the selected packs whole.
+func (c *checker) data(ctx context.Context) error {
+	selected, total := c.o.Data.selectPacks(c.stored)
+	if len(selected) == 0 {
+		return nil
+	}
+	counts := map[PackID]int{}
+	c.r.index.each(func(l location) { counts[l.pack.ID]++ })
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(3)
+	for _, name := range selected {
+		g.Go(func() error {
+			ref, err := parsePackName(name)
+			if err == nil {
+				err = c.readPack(gctx, ref, counts[ref.ID])
+			}
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if err != nil {
+				c.bad[name] = err
+			}
+			c.report.ReadPacks++
+			c.report.ReadBytes += c.stored[name]
+			if c.o.Progress != nil {
+				c.o.Progress(c.report.ReadBytes, total)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// readPack verifies every byte of one pack and that the index lists what it holds.
+func (c *checker) readPack(ctx context.Context, ref PackRef, indexed int) error {
+	object, err := c.r.backend.Get(ctx, ref.Name(), 0, -1)
+	if err != nil {
+		return err
+	}
+	plain, entries, err := openPack(c.r.keys, ref, object)
+	if err != nil {
+		return err
+	}
+	p, known := c.r.index.pack(ref.ID)
+	if known && !strings.HasPrefix(string(object[:crypto.HeaderSize]), string(p.header[:])) {
+		return fmt.Errorf("%w: header differs from the one in the index", crypto.ErrDamaged)
+	}
+	if known && indexed != len(entries) {
+		return fmt.Errorf("%w: holds %d chunks, the index lists %d", crypto.ErrDamaged, len(entries), indexed)
+	}
+	var scratch []byte
+	var errs []error
+	for _, e := range entries {
+		b, err := c.r.coder.decode(c.r.keys, e, plain[e.offset:][:e.stored], scratch)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		scratch = b
+	}
+	return errors.Join(errs...)
+}
+
+// conclude turns bad packs into faults, each with the snapshots that need the pack.
+func (c *checker) conclude() {
+	for name, err := range c.bad {
+		ref, _ := parsePackName(name)
+		var users []Outcome
+		for n := range c.users[ref.ID] {
+			users = append(users, c.snapshots[n])
+		}
+		slices.SortFunc(users, func(a, b Outcome) int { return strings.Compare(a.Name, b.Name) })
+		c.fault(name, err, users...)
+	}
+	slices.SortStableFunc(c.report.Faults, func(a, b Fault) int { return strings.Compare(a.Object, b.Object) })
+}

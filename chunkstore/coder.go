@@ -1,0 +1,102 @@
+package chunkstore
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// MaxChunk bounds the plaintext of one chunk, whatever a repository's parameters say.
+const MaxChunk = 16 << 20
+
+// codec says how a chunk is encoded. The values are part of the format.
+type codec uint8
+
+const (
+	raw      codec = 0
+	zstdFast codec = 1 // one zstd frame (RFC 8878)
+)
+
+// coder encodes and decodes chunks. It is safe for concurrent use.
+type coder struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+}
+
+func newCoder() (*coder, error) {
+	// Chunks carry an HMAC of their plaintext: zstd's own checksum would be work without use.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
+	if err != nil {
+		return nil, fmt.Errorf("zstd encoder: %w", err)
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(MaxChunk))
+	if err != nil {
+		return nil, fmt.Errorf("zstd decoder: %w", err)
+	}
+	return &coder{enc, dec}, nil
+}
+
+// encode returns the encoding of plain, in dst's memory where it fits, or plain itself where
+// compression does not pay.
+func (c *coder) encode(plain, dst []byte) (codec, []byte) {
+	out := c.enc.EncodeAll(plain, dst[:0])
+	if len(out)+len(out)/32 >= len(plain) {
+		return raw, plain
+	}
+	return zstdFast, out
+}
+
+// decode returns the plaintext of a chunk, in dst's memory where it fits, after comparing it with
+// the chunk's id. It never allocates beyond the length that the table states, itself bounded.
+func (c *coder) decode(keys *crypto.Keys, e packEntry, encoded, dst []byte) ([]byte, error) {
+	if e.plain > MaxChunk || e.plain == 0 {
+		return nil, fmt.Errorf("%w: chunk %v of %d bytes", crypto.ErrDamaged, e.id, e.plain)
+	}
+	if cap(dst) < int(e.plain) {
+		dst = make([]byte, 0, e.plain)
+	}
+	var err error
+	switch e.codec {
+	case raw:
+		dst = append(dst[:0], encoded...)
+	case zstdFast:
+		if dst, err = c.dec.DecodeAll(encoded, dst[:0]); err != nil {
+			return nil, fmt.Errorf("%w: chunk %v: %w", crypto.ErrDamaged, e.id, err)
+		}
+	default:
+		return nil, fmt.Errorf("%w: chunk %v has codec %d", crypto.ErrNewer, e.id, e.codec)
+	}
+	if len(dst) != int(e.plain) {
+		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its table says %d", crypto.ErrDamaged, e.id, len(dst), e.plain)
+	}
+	if id, err := chunkID(keys, e.kind, dst); err != nil || id != e.id {
+		return nil, fmt.Errorf("%w: chunk %v: content does not match its id", crypto.ErrDamaged, e.id)
+	}
+	return dst, nil
+}
+
+// chunkID computes the id that a chunk's content must have.
+func chunkID(keys *crypto.Keys, kind Kind, plain []byte) (ID, error) {
+	if kind != Named {
+		return keys.ChunkID(plain), nil
+	}
+	name, _, err := splitNamed(plain)
+	return keys.NamedID(name), err
+}
+
+// joinNamed is the plaintext of a Named chunk: the length of the name, the name, the value.
+func joinNamed(name string, value []byte) []byte {
+	b := binary.AppendUvarint(make([]byte, 0, len(name)+len(value)+2), uint64(len(name)))
+	return append(append(b, name...), value...)
+}
+
+func splitNamed(plain []byte) (string, []byte, error) {
+	n, used := binary.Uvarint(plain)
+	if used <= 0 || n > uint64(len(plain)-used) {
+		return "", nil, fmt.Errorf("%w: named chunk without a name", crypto.ErrDamaged)
+	}
+	return string(plain[used:][:n]), plain[used+int(n):], nil
+}

@@ -1,0 +1,311 @@
+package chunkstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// Outcome is how a session ended: the object n/<writer>/<session>. Its plaintext is a MAC under
+// the writer's key, then this as JSON.
+type Outcome struct {
+	Version  int             `json:"version"`
+	Session  SessionID       `json:"session"`
+	Writer   crypto.WriterID `json:"writer"`
+	Sequence int             `json:"sequence"`           // 1 for the writer's first
+	Previous *Predecessor    `json:"previous,omitempty"` // the writer's outcome before this one
+	Aborted  bool            `json:"aborted,omitempty"`  // the session left no snapshot
+	Host     string          `json:"host,omitempty"`
+	Summary  json.RawMessage `json:"summary,omitempty"` // package snapshot's Summary
+	Body     Stream          `json:"body"`
+	// Packs lists the packs of other sessions that the snapshot needs, as packRefs. Beside these it
+	// needs the session's own, and those that hold the chunks of Body and Packs themselves.
+	Packs Stream `json:"packs"`
+
+	// Of the object, not in it:
+	Name     string    `json:"-"`
+	Modified time.Time `json:"-"` // by the store's clock
+	Err      error     `json:"-"` // the object could not be read; only Name, Modified, Writer and Session are set
+}
+
+// Predecessor names a writer's previous outcome by its stored bytes, so that a store that shows an
+// earlier state is noticed.
+type Predecessor struct {
+	Session SessionID `json:"session"`
+	SHA256  string    `json:"sha256"`
+}
+
+// Commit publishes the snapshot: it waits until everything saved is durable and indexed, then
+// creates the outcome, which must not exist. When Commit returns nil the snapshot is complete and
+// can be restored by everybody; after an error it does not exist, or the store's answer was lost:
+// then it may. ErrFenced: run again. The session has ended either way.
+func (s *Session) Commit(ctx context.Context, host string, summary any, body Stream) error {
+	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
+	defer stop()
+	defer s.end()
+	text, err := json.Marshal(summary)
+	if err != nil {
+		return err
+	}
+	packs, err := s.SaveStream(ctx, s.foreignPacks())
+	if err != nil {
+		return fmt.Errorf("store the list of packs: %w", err)
+	}
+	if err := s.pipe.flush(); err != nil {
+		return err
+	}
+	if err := s.writeDelta(ctx); err != nil {
+		return err
+	}
+	return s.writeOutcome(ctx, Outcome{Host: host, Summary: text, Body: body, Packs: packs})
+}
+
+// Flush waits until everything saved so far is durable, and ends the saving: only Commit and Abort
+// may follow. Stats are final but for the few objects that Commit adds.
+func (s *Session) Flush(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
+	defer stop()
+	return s.pipe.flush()
+}
+
+// foreignPacks returns the sorted list of the packs of other sessions that were relied on.
+func (s *Session) foreignPacks() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refs := make([][]byte, 0, len(s.used))
+	for p := range s.used {
+		refs = append(refs, p.append(nil))
+	}
+	slices.SortFunc(refs, bytes.Compare)
+	return slices.Concat(refs...)
+}
+
+// writeOutcome seals o and creates its object.
+func (s *Session) writeOutcome(ctx context.Context, o Outcome) error {
+	o.Version, o.Session, o.Writer = 1, s.id, s.writer
+	var err error
+	if o.Sequence, o.Previous, err = s.predecessor(ctx); err != nil {
+		return err
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	mac := s.repo.keys.MAC(s.writer, text)
+	name := s.name(outcomePrefix)
+	object, err := s.repo.keys.Seal(crypto.TypeOutcome, name, append(mac[:], text...))
+	if err != nil {
+		return err
+	}
+	s.stats.stored.Add(int64(len(object)))
+	if s.atomic {
+		err = s.createOutcome(ctx, name, object)
+	} else {
+		err = s.placeOutcome(ctx, name, object)
+	}
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	s.repo.cache.put(name, object)
+	return nil
+}
+
+// createOutcome commits on a store with conditional writes. The client library repeats a request
+// whose answer was lost, so "exists already" may mean our own success.
+func (s *Session) createOutcome(ctx context.Context, name string, object []byte) error {
+	err := s.repo.backend.(Creator).PutIfAbsent(ctx, name, object)
+	if !errors.Is(err, ErrExist) {
+		return err
+	}
+	return s.isOwn(ctx, name, object)
+}
+
+// isOwn returns nil if the outcome under name is ours.
+func (s *Session) isOwn(ctx context.Context, name string, object []byte) error {
+	stored, err := s.repo.backend.Get(ctx, name, 0, -1)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(stored, object) {
+		return ErrFenced
+	}
+	return nil
+}
+
+// placeOutcome commits on a store without conditional writes. A collection that fences a session
+// there puts an abort object beside the outcome and looks again afterwards; so do we, before and
+// after.
+func (s *Session) placeOutcome(ctx context.Context, name string, object []byte) error {
+	b := s.repo.backend
+	for _, other := range []string{name, name + abortSuffix} {
+		if _, err := b.Stat(ctx, other); err == nil {
+			return ErrFenced
+		} else if !errors.Is(err, ErrNotExist) {
+			return err
+		}
+	}
+	if err := b.Put(ctx, name, object); err != nil {
+		return err
+	}
+	if _, err := b.Stat(ctx, name+abortSuffix); err == nil {
+		return ErrFenced
+	} else if !errors.Is(err, ErrNotExist) {
+		return err
+	}
+	return s.isOwn(ctx, name, object)
+}
+
+// abortSuffix marks, on stores without conditional writes, a session as fenced.
+const abortSuffix = "-abort"
+
+// predecessor finds the writer's newest outcome.
+func (s *Session) predecessor(ctx context.Context) (int, *Predecessor, error) {
+	names, err := listNames(ctx, s.repo.backend, outcomePrefix+s.writer.String()+"/")
+	if err != nil {
+		return 0, nil, err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, abortSuffix) || n == s.name(outcomePrefix) })
+	if len(names) == 0 {
+		return 1, nil, nil
+	}
+	// Names begin with the host's clock, which may have been set back: the number decides.
+	o := s.repo.readOutcome(ctx, Info{Name: names[len(names)-1]})
+	if o.Err != nil {
+		return len(names) + 1, nil, nil // a damaged one must not keep a host from backing up; check reports it
+	}
+	object, err := s.repo.cachedGet(ctx, o.Name)
+	if err != nil {
+		return 0, nil, err
+	}
+	sum := sha256.Sum256(object)
+	return o.Sequence + 1, &Predecessor{Session: o.Session, SHA256: hex.EncodeToString(sum[:])}, nil
+}
+
+// Outcomes returns all snapshots of the repository, oldest first by the store's clock, and of
+// aborted sessions nothing. One that cannot be read is returned too, with Err set: it must not
+// hide the others.
+func (r *Repository) Outcomes(ctx context.Context) ([]Outcome, error) {
+	all, err := r.allOutcomes(ctx)
+	return slices.DeleteFunc(all, func(o Outcome) bool { return o.Err == nil && o.Aborted }), err
+}
+
+// allOutcomes is Outcomes with those of aborted sessions.
+func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
+	var infos []Info
+	fenced := map[string]bool{}
+	err := r.backend.List(ctx, outcomePrefix, func(i Info) error {
+		if name, ok := strings.CutSuffix(i.Name, abortSuffix); ok {
+			fenced[name] = true
+		} else {
+			infos = append(infos, i)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	infos = slices.DeleteFunc(infos, func(i Info) bool { return fenced[i.Name] })
+	outcomes := make([]Outcome, len(infos))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, info := range infos {
+		g.Go(func() error {
+			outcomes[i] = r.readOutcome(gctx, info)
+			return gctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	names := make([]string, len(infos))
+	for i, info := range infos {
+		names[i] = info.Name
+	}
+	r.cache.keep(outcomePrefix, names)
+	slices.SortStableFunc(outcomes, func(a, b Outcome) int { return a.Modified.Compare(b.Modified) })
+	return outcomes, nil
+}
+
+// readOutcome reads one outcome and verifies it; failures go into Err.
+func (r *Repository) readOutcome(ctx context.Context, info Info) Outcome {
+	o, err := r.openOutcome(ctx, info.Name)
+	if err != nil {
+		w, id, _, _ := parseSessionName(outcomePrefix, info.Name)
+		o = Outcome{Writer: w, Session: id, Err: fmt.Errorf("snapshot object %s: %w", info.Name, err)}
+	}
+	o.Name, o.Modified = info.Name, info.Modified
+	return o
+}
+
+func (r *Repository) openOutcome(ctx context.Context, name string) (Outcome, error) {
+	object, err := r.cachedGet(ctx, name)
+	if err != nil {
+		return Outcome{}, err
+	}
+	o, err := r.parseOutcome(name, object)
+	if err != nil {
+		r.cache.drop(name)
+	}
+	return o, err
+}
+
+func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
+	var o Outcome
+	plain, err := r.keys.Open(crypto.TypeOutcome, name, object)
+	if err != nil {
+		return o, err
+	}
+	if len(plain) < sha256.Size {
+		return o, fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
+	}
+	w, id, _, err := parseSessionName(outcomePrefix, name)
+	if err != nil {
+		return o, err
+	}
+	mac := r.keys.MAC(w, plain[sha256.Size:])
+	if !hmac.Equal(mac[:], plain[:sha256.Size]) {
+		return o, fmt.Errorf("%w: not written by the host that it names", crypto.ErrDamaged)
+	}
+	if err := json.Unmarshal(plain[sha256.Size:], &o); err != nil {
+		return o, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	if o.Version != 1 {
+		return o, fmt.Errorf("%w: snapshot of version %d", crypto.ErrNewer, o.Version)
+	}
+	if o.Writer != w || o.Session != id {
+		return o, fmt.Errorf("%w: snapshot of another name", crypto.ErrDamaged)
+	}
+	return o, nil
+}
+
+// ForeignPacks returns the packs of other sessions that a snapshot needs.
+func (r *Repository) ForeignPacks(ctx context.Context, o Outcome) ([]PackRef, error) {
+	if o.Packs.Size%packRefSize != 0 || o.Packs.Size < 0 {
+		return nil, fmt.Errorf("%w: list of packs of %d bytes", crypto.ErrDamaged, o.Packs.Size)
+	}
+	b, err := r.ReadStream(ctx, o.Packs)
+	if err != nil {
+		return nil, fmt.Errorf("list of packs: %w", err)
+	}
+	refs := make([]PackRef, 0, len(b)/packRefSize)
+	for ; len(b) > 0; b = b[packRefSize:] {
+		ref, err := parsePackRef(b)
+		if err != nil {
+			return nil, fmt.Errorf("list of packs: %w", err)
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}

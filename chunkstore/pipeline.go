@@ -1,0 +1,193 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// The write pipeline: submit → encode (workers) → pack (openPacks open at a time) → seal, verify,
+// upload (uploaders). Every stage is bounded, so a slow store holds back the reading of files.
+//
+// Memory: workers x (MaxChunk + its encoding) + (openPacks + 3 x uploaders) x 32 MiB, where an
+// uploader holds the plaintext, the sealed object, and the plaintext opened again.
+const (
+	openPacks = 2 // chunks go to one of them at random, so that a pack's size tells little
+	uploaders = 2
+)
+
+// job is a chunk on its way to a pack.
+type job struct {
+	kind  Kind
+	id    ID
+	plain []byte // of the pipeline's own, returned to the pool
+}
+
+type pipeline struct {
+	s       *Session
+	jobs    chan job
+	workers errgroup.Group
+	uploads errgroup.Group
+	buffers sync.Pool
+
+	mu   sync.Mutex
+	open map[Kind]*[openPacks]*packBuilder
+
+	once     sync.Once
+	finished chan struct{} // closed when no more jobs come
+}
+
+func newPipeline(s *Session) *pipeline {
+	p := &pipeline{
+		s: s, jobs: make(chan job), finished: make(chan struct{}),
+		open: map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
+	}
+	p.uploads.SetLimit(uploaders)
+	for range runtime.GOMAXPROCS(0) {
+		p.workers.Go(p.work)
+	}
+	return p
+}
+
+// submit hands over a copy of plain. It blocks until a worker takes it.
+func (p *pipeline) submit(ctx context.Context, kind Kind, id ID, plain []byte) error {
+	b, _ := p.buffers.Get().([]byte)
+	j := job{kind, id, append(b[:0], plain...)}
+	select {
+	case p.jobs <- j:
+		return nil
+	case <-ctx.Done():
+		// The chunk was claimed, so others rely on its coming: the session cannot go on.
+		p.s.fail(ctx.Err())
+		return ctx.Err()
+	case <-p.s.ctx.Done():
+		return p.s.err()
+	case <-p.finished:
+		return fmt.Errorf("save a chunk: the session has ended")
+	}
+}
+
+// work encodes chunks and puts them into packs until there are no more.
+func (p *pipeline) work() error {
+	var scratch []byte
+	for {
+		select {
+		case <-p.s.ctx.Done():
+			return p.s.err()
+		case <-p.finished:
+			return nil
+		case j := <-p.jobs:
+			c, encoded := p.s.repo.coder.encode(j.plain, scratch)
+			if c != raw {
+				scratch = encoded
+			}
+			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(j.plain))}, encoded)
+			p.buffers.Put(j.plain)
+		}
+	}
+}
+
+// pack appends a chunk to one of the open packs and sends the pack off first if it is full.
+func (p *pipeline) pack(e packEntry, encoded []byte) {
+	kind := packKind(e.kind)
+	p.mu.Lock()
+	slot := &p.open[kind][rand.IntN(openPacks)]
+	full := *slot
+	if full != nil && full.fits(len(encoded)) {
+		full = nil
+	} else {
+		*slot = newPackBuilder(kind)
+	}
+	(*slot).add(e, encoded)
+	p.mu.Unlock()
+	if full != nil {
+		p.upload(full)
+	}
+}
+
+// packKind returns the kind of packs that chunks of kind k lie in.
+func packKind(k Kind) Kind {
+	if k == Data {
+		return Data
+	}
+	return Meta
+}
+
+// upload seals, verifies and stores a pack behind the caller's back; it blocks while too many are
+// under way.
+func (p *pipeline) upload(b *packBuilder) {
+	p.uploads.Go(func() error {
+		if err := p.store(b); err != nil {
+			p.s.fail(err)
+			return err
+		}
+		return nil
+	})
+}
+
+func (p *pipeline) store(b *packBuilder) error {
+	s, r := p.s, p.s.repo
+	ref, object, err := sealPack(r.keys, r.coder, b.kind, s.writer, b)
+	if err != nil {
+		return fmt.Errorf("pack: %w", err)
+	}
+	if err := r.backend.Put(s.ctx, ref.Name(), object); err != nil {
+		return fmt.Errorf("store pack: %w", err)
+	}
+	if b.kind == Meta {
+		r.cache.put(ref.Name(), object)
+	}
+	s.stats.stored.Add(int64(len(object)))
+	s.stats.packs.Add(1)
+	pack, err := indexPack(ref, object)
+	if err != nil {
+		return err
+	}
+	s.uploaded(pack, b.entries)
+	return nil
+}
+
+// flush sends off what is in the open packs and waits until everything submitted is durable.
+// Nothing may be submitted meanwhile or later.
+func (p *pipeline) flush() error {
+	p.once.Do(func() { close(p.finished) })
+	if err := p.workers.Wait(); err != nil {
+		return err
+	}
+	for _, kind := range []Kind{Data, Meta} {
+		for _, b := range lastPacks(p.open[kind]) {
+			p.upload(b)
+		}
+	}
+	if err := p.uploads.Wait(); err != nil {
+		return err
+	}
+	return p.s.err()
+}
+
+// lastPacks returns the packs with something in them, as one if it all fits into one.
+func lastPacks(open *[openPacks]*packBuilder) []*packBuilder {
+	var out []*packBuilder
+	for i, b := range open {
+		open[i] = nil
+		switch {
+		case b == nil:
+		case len(out) > 0 && out[0].fits(len(b.buf)+len(b.entries)*packEntrySize):
+			out[0].merge(b)
+		default:
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// stop waits for all goroutines; the session's context has ended before.
+func (p *pipeline) stop() {
+	p.once.Do(func() { close(p.finished) })
+	p.workers.Wait()
+	p.uploads.Wait()
+}

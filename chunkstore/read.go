@@ -1,0 +1,341 @@
+package chunkstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// ErrChunkMissing says that the index does not know a chunk: the snapshot that needs it is damaged.
+var ErrChunkMissing = errors.New("chunk is not in the index")
+
+// Bounds of reading. A Read holds at most three windows: one being consumed, one ready, one being
+// fetched.
+const (
+	windowBytes  = 32 << 20 // plaintext of the distinct chunks fetched together
+	windowRefs   = 64 << 10
+	rangeGap     = 256 << 10 // bytes read for nothing rather than sending another request
+	rangeMax     = 8 << 20
+	rangeReaders = 4
+	metaPacks    = 4 // opened metadata packs kept in memory, 8 MiB each
+)
+
+// Chunk returns the plaintext of one chunk, verified.
+func (r *Repository) Chunk(ctx context.Context, id ID) ([]byte, error) {
+	if err := r.needIndex(ctx); err != nil {
+		return nil, err
+	}
+	l, ok := r.index.lookup(id)
+	if !ok {
+		return nil, fmt.Errorf("chunk %v: %w", id, ErrChunkMissing)
+	}
+	if l.kind != Data {
+		return r.metaChunk(ctx, Ref{ID: id, Length: l.plain})
+	}
+	found := map[ID][]byte{}
+	err := r.fetchRange(ctx, []location{l}, func(id ID, b []byte) { found[id] = b })
+	return found[id], err
+}
+
+// Named returns the value stored under a name, and whether there is one.
+func (r *Repository) Named(ctx context.Context, name string) ([]byte, bool, error) {
+	if err := r.needIndex(ctx); err != nil {
+		return nil, false, err
+	}
+	id := ID(r.keys.NamedID(name))
+	if _, ok := r.index.lookup(id); !ok {
+		return nil, false, nil
+	}
+	b, err := r.Chunk(ctx, id)
+	if err != nil {
+		return nil, false, fmt.Errorf("value of %q: %w", name, err)
+	}
+	_, value, err := splitNamed(b)
+	return value, err == nil, err
+}
+
+// NamedID returns the id of the chunk that holds the value of a name.
+func (r *Repository) NamedID(name string) ID { return r.keys.NamedID(name) }
+
+// openMeta is a metadata pack in memory.
+type openMeta struct {
+	id      PackID
+	plain   []byte
+	entries []packEntry
+}
+
+// metaChunk returns a metadata chunk by way of its whole pack, which is kept.
+func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
+	l, ok := r.index.lookup(ref.ID)
+	if !ok {
+		return nil, fmt.Errorf("chunk %v: %w", ref.ID, ErrChunkMissing)
+	}
+	if l.plain != ref.Length {
+		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its reference says %d", crypto.ErrDamaged, ref.ID, l.plain, ref.Length)
+	}
+	m, err := r.metaPack(ctx, l.pack)
+	if err != nil {
+		return nil, err
+	}
+	if int64(l.offset)+int64(l.stored) > int64(len(m.plain)) {
+		return nil, fmt.Errorf("%w: chunk %v lies beyond its pack", crypto.ErrDamaged, ref.ID)
+	}
+	return r.coder.decode(r.keys, l.packEntry, m.plain[l.offset:][:l.stored], nil)
+}
+
+// metaPack returns an opened metadata pack: from memory, the cache, or the backend.
+func (r *Repository) metaPack(ctx context.Context, p *indexedPack) (openMeta, error) {
+	r.metaMu.Lock()
+	defer r.metaMu.Unlock()
+	if i := slices.IndexFunc(r.meta, func(m openMeta) bool { return m.id == p.ID }); i >= 0 {
+		m := r.meta[i]
+		copy(r.meta[1:i+1], r.meta[:i])
+		r.meta[0] = m
+		return m, nil
+	}
+	name := p.Name()
+	object, err := r.cachedGet(ctx, name)
+	if err != nil {
+		return openMeta{}, fmt.Errorf("pack: %w", err)
+	}
+	plain, entries, err := openPack(r.keys, p.PackRef, object)
+	if err != nil {
+		// A damaged copy in the cache must not hide a good one in the repository.
+		r.cache.drop(name)
+		if object, err = r.cachedGet(ctx, name); err != nil {
+			return openMeta{}, fmt.Errorf("pack: %w", err)
+		}
+		if plain, entries, err = openPack(r.keys, p.PackRef, object); err != nil {
+			r.cache.drop(name)
+			return openMeta{}, fmt.Errorf("pack %s: %w", name, err)
+		}
+	}
+	m := openMeta{p.ID, plain, entries}
+	r.meta = append([]openMeta{m}, r.meta[:min(len(r.meta), metaPacks-1)]...)
+	return m, nil
+}
+
+// Read returns the bytes of the refs back to back. Chunks are fetched ahead, in parallel, by
+// ranges of packs, each verified against its id before a byte of it is handed over. The first error,
+// also one that refs yields, ends the reading. Close must be called; it stops the work behind.
+func (r *Repository) Read(ctx context.Context, refs iter.Seq2[Ref, error]) io.ReadCloser {
+	ctx, cancel := context.WithCancel(ctx)
+	rd := &reader{windows: make(chan window, 1), cancel: cancel}
+	rd.wg.Go(func() {
+		defer close(rd.windows)
+		r.readAhead(ctx, refs, rd.windows)
+	})
+	return rd
+}
+
+// window is a run of refs with all the chunks that they need.
+type window struct {
+	refs   []Ref
+	chunks map[ID][]byte
+	err    error // ends the reading after refs
+}
+
+type reader struct {
+	windows chan window
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	win     window
+	cur     []byte
+	err     error
+}
+
+func (rd *reader) Read(p []byte) (int, error) {
+	for len(rd.cur) == 0 && rd.err == nil {
+		rd.next()
+	}
+	if len(rd.cur) == 0 {
+		return 0, rd.err
+	}
+	n := copy(p, rd.cur)
+	rd.cur = rd.cur[n:]
+	return n, nil
+}
+
+// next makes the following ref current.
+func (rd *reader) next() {
+	if len(rd.win.refs) == 0 {
+		if rd.err = rd.win.err; rd.err != nil {
+			return
+		}
+		var ok bool
+		if rd.win, ok = <-rd.windows; !ok {
+			rd.err = io.EOF
+		}
+		return
+	}
+	ref := rd.win.refs[0]
+	rd.win.refs = rd.win.refs[1:]
+	b := rd.win.chunks[ref.ID]
+	if int64(ref.Offset)+int64(ref.Length) > int64(len(b)) {
+		rd.err = fmt.Errorf("%w: chunk %v of %d bytes has no piece %d+%d", crypto.ErrDamaged, ref.ID, len(b), ref.Offset, ref.Length)
+		return
+	}
+	rd.cur = b[ref.Offset:][:ref.Length]
+}
+
+// Close stops reading ahead and waits for it.
+func (rd *reader) Close() error {
+	rd.cancel()
+	for range rd.windows { // the producer may be waiting to hand one over
+	}
+	rd.wg.Wait()
+	if rd.err == nil {
+		rd.err = io.ErrClosedPipe
+	}
+	rd.cur = nil
+	return nil
+}
+
+// readAhead produces windows until the refs end or fail.
+func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], out chan<- window) {
+	send := func(w window) bool {
+		select {
+		case out <- w:
+			return w.err == nil
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if err := r.needIndex(ctx); err != nil {
+		send(window{err: err})
+		return
+	}
+	var last map[ID][]byte // chunks often continue from one window into the next
+	p := newPlan()
+	flush := func() bool {
+		w := r.fetchWindow(ctx, p, last)
+		last, p = w.chunks, newPlan()
+		return send(w)
+	}
+	for ref, err := range refs {
+		if err == nil {
+			err = p.add(r.index, ref)
+		}
+		if err != nil {
+			if !flush() {
+				return
+			}
+			send(window{err: err})
+			return
+		}
+		if p.full() && !flush() {
+			return
+		}
+	}
+	if len(p.refs) > 0 {
+		flush()
+	}
+}
+
+// plan is a window before it is fetched.
+type plan struct {
+	refs   []Ref
+	chunks map[ID]location
+	bytes  int64
+}
+
+func newPlan() *plan { return &plan{chunks: map[ID]location{}} }
+
+func (p *plan) full() bool { return p.bytes >= windowBytes || len(p.refs) >= windowRefs }
+
+func (p *plan) add(x *index, ref Ref) error {
+	if _, ok := p.chunks[ref.ID]; !ok {
+		l, ok := x.lookup(ref.ID)
+		if !ok {
+			return fmt.Errorf("chunk %v: %w", ref.ID, ErrChunkMissing)
+		}
+		p.chunks[ref.ID] = l
+		p.bytes += int64(l.plain)
+	}
+	p.refs = append(p.refs, ref)
+	return nil
+}
+
+// fetchWindow fetches the chunks of a plan, but for those that the window before had.
+func (r *Repository) fetchWindow(ctx context.Context, p *plan, last map[ID][]byte) window {
+	w := window{refs: p.refs, chunks: make(map[ID][]byte, len(p.chunks))}
+	var missing []location
+	for id, l := range p.chunks {
+		if b, ok := last[id]; ok {
+			w.chunks[id] = b
+		} else {
+			missing = append(missing, l)
+		}
+	}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(rangeReaders)
+	for run := range ranges(missing) {
+		g.Go(func() error {
+			return r.fetchRange(ctx, run, func(id ID, b []byte) {
+				mu.Lock()
+				defer mu.Unlock()
+				w.chunks[id] = b
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return window{err: err}
+	}
+	return w
+}
+
+// ranges groups chunks into runs that are worth one request each: near each other in one pack.
+func ranges(chunks []location) iter.Seq[[]location] {
+	slices.SortFunc(chunks, func(a, b location) int {
+		return cmp.Or(slices.Compare(a.pack.ID[:], b.pack.ID[:]), cmp.Compare(a.offset, b.offset))
+	})
+	return func(yield func([]location) bool) {
+		for len(chunks) > 0 {
+			n := 1
+			first, end := chunks[0], chunks[0].offset+chunks[0].stored
+			for n < len(chunks) && chunks[n].pack == first.pack && chunks[n].offset <= end+rangeGap &&
+				chunks[n].offset+chunks[n].stored-first.offset <= rangeMax {
+				end = chunks[n].offset + chunks[n].stored
+				n++
+			}
+			if !yield(chunks[:n]) {
+				return
+			}
+			chunks = chunks[n:]
+		}
+	}
+}
+
+// fetchRange reads one run of chunks of one pack with one request, and gives each verified
+// plaintext to found.
+func (r *Repository) fetchRange(ctx context.Context, run []location, found func(ID, []byte)) error {
+	p, first, last := run[0].pack, run[0], run[len(run)-1]
+	off, n := int64(first.offset), int64(last.offset)+int64(last.stored)-int64(first.offset)
+	at, length := crypto.StoredRange(p.plainSize, off, n)
+	stored, err := r.backend.Get(ctx, p.Name(), at, length)
+	if err != nil {
+		return fmt.Errorf("pack: %w", err)
+	}
+	plain, err := r.keys.OpenRange(p.sealType(), p.sealName(), p.header[:], p.plainSize, off, n, stored)
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", p.Name(), err)
+	}
+	for _, l := range run {
+		b, err := r.coder.decode(r.keys, l.packEntry, plain[int64(l.offset)-off:][:l.stored], nil)
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", p.Name(), err)
+		}
+		found(l.id, b)
+	}
+	return nil
+}

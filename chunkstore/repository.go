@@ -1,0 +1,260 @@
+package chunkstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/restic/chunker"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// Options tune a Repository. The zero value is ready for use.
+type Options struct {
+	// CacheDir keeps copies of small and metadata objects, as they are stored (encrypted). Several
+	// processes may share it; it may be deleted at any time. Empty: no cache.
+	CacheDir string
+	// StateDir remembers this host's writer id between runs. Empty: a new id for each run.
+	StateDir string
+	// Logger gets warnings and, at debug level, the course of things. Nil: discarded.
+	Logger *slog.Logger
+}
+
+// Repository is an open repository. It is safe for concurrent use and needs no closing.
+type Repository struct {
+	backend Backend
+	keys    *crypto.Keys
+	config  Config
+	pol     chunker.Pol
+	coder   *coder
+	cache   *cache
+	opts    Options
+	log     *slog.Logger
+
+	loadMu sync.Mutex // one load of the index at a time
+	loaded bool
+	index  *index
+
+	metaMu sync.Mutex // of the fields below
+	meta   []openMeta // the metadata packs used last, newest first
+}
+
+// Init creates a repository on an empty backend location and seals its first key slot for secret.
+// It returns ErrRepositoryExists, and changes nothing, where there is one.
+func Init(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams) (Config, error) {
+	if params == (ChunkerParams{}) {
+		params = defaultChunker
+	}
+	if err := params.validate(); err != nil {
+		return Config{}, err
+	}
+	if _, err := b.Stat(ctx, configName); err == nil {
+		return Config{}, fmt.Errorf("%s: %w", b.Location(), ErrRepositoryExists)
+	} else if !errors.Is(err, ErrNotExist) {
+		return Config{}, err
+	}
+	cfg := Config{Magic: configMagic, Version: FormatVersion, Repository: crypto.NewRepositoryID(), Chunker: params}
+	clear, err := json.Marshal(cfg)
+	if err != nil {
+		return Config{}, err
+	}
+	sealed, id, err := crypto.SealSlot(secret, slot, crypto.Payload{
+		Repository: cfg.Repository, Config: clear, Masters: []crypto.Master{crypto.NewMaster(1)},
+	}, cost)
+	if err != nil {
+		return Config{}, err
+	}
+	if err := b.Put(ctx, slotPrefix+id, sealed); err != nil {
+		return Config{}, fmt.Errorf("store the key slot: %w", err)
+	}
+	// The config goes last: without it there is no repository.
+	if err := putNew(ctx, b, configName, clear); err != nil {
+		return Config{}, fmt.Errorf("store the config: %w", err)
+	}
+	return cfg, nil
+}
+
+// putNew stores an object that must not exist, as strictly as the backend can.
+func putNew(ctx context.Context, b Backend, name string, data []byte) error {
+	if c, ok := b.(Creator); ok {
+		err := c.PutIfAbsent(ctx, name, data)
+		if errors.Is(err, ErrExist) {
+			return ErrRepositoryExists
+		}
+		if !errors.Is(err, ErrUnsupported) {
+			return err
+		}
+	}
+	return b.Put(ctx, name, data)
+}
+
+// Open opens the repository at b with the first of its key slots that secret fits. Errors:
+// ErrNoRepository, crypto.ErrWrongKey, crypto.ErrNewer, crypto.ErrDamaged.
+func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*Repository, error) {
+	clear, err := b.Get(ctx, configName, 0, -1)
+	if errors.Is(err, ErrNotExist) || errors.Is(err, ErrNoStore) {
+		return nil, fmt.Errorf("%s: %w", b.Location(), ErrNoRepository)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := parseConfig(clear)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := unlock(ctx, b, secret)
+	if err != nil {
+		return nil, err
+	}
+	if string(payload.Config) != string(clear) || payload.Repository != cfg.Repository {
+		return nil, fmt.Errorf("%w: object %q differs from the copy in the key slot: somebody altered it", crypto.ErrDamaged, configName)
+	}
+	return open(b, cfg, payload, opts)
+}
+
+func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Repository, error) {
+	keys, err := crypto.NewKeys(payload.Repository, payload.Masters...)
+	if err != nil {
+		return nil, err
+	}
+	pol, err := polynomial(keys)
+	if err != nil {
+		return nil, err
+	}
+	coder, err := newCoder()
+	if err != nil {
+		return nil, err
+	}
+	log := opts.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Repository{
+		backend: b, keys: keys, config: cfg, pol: pol, coder: coder, opts: opts, log: log,
+		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(),
+	}, nil
+}
+
+// Config returns the repository's configuration.
+func (r *Repository) Config() Config { return r.config }
+
+// Backend returns the backend that the repository lies on.
+func (r *Repository) Backend() Backend { return r.backend }
+
+// LoadIndex makes the index current: it reads the index objects and marks that came since the last
+// call. Reading methods call it when they first need it.
+func (r *Repository) LoadIndex(ctx context.Context) error {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	return r.loadIndex(ctx)
+}
+
+func (r *Repository) needIndex(ctx context.Context) error {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	if r.loaded {
+		return nil
+	}
+	return r.loadIndex(ctx)
+}
+
+// loadIndex lists marks before the index: a pack that was condemned in between then still counts
+// as condemned (2-format: B2).
+func (r *Repository) loadIndex(ctx context.Context) error {
+	condemned, err := r.condemned(ctx)
+	if err != nil {
+		return err
+	}
+	names, err := listNames(ctx, r.backend, deltaPrefix)
+	if err != nil {
+		return err
+	}
+	objects := make([][]byte, len(names))
+	if err := r.fetchAll(ctx, crypto.TypeDelta, names, objects); err != nil {
+		return fmt.Errorf("load the index: %w", err)
+	}
+	if err := r.index.load(objects, condemned); err != nil {
+		return fmt.Errorf("load the index: %w", err)
+	}
+	r.cache.keep(deltaPrefix, names)
+	r.loaded = true
+	return nil
+}
+
+// fetchAll opens the named objects into out, several at a time, by way of the cache.
+func (r *Repository) fetchAll(ctx context.Context, t crypto.Type, names []string, out [][]byte) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, name := range names {
+		g.Go(func() error {
+			object, err := r.cachedGet(ctx, name)
+			if err != nil {
+				return err
+			}
+			if out[i], err = r.keys.Open(t, name, object); err != nil {
+				r.cache.drop(name)
+				return fmt.Errorf("object %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// cachedGet returns a whole object, from the cache if it has it.
+func (r *Repository) cachedGet(ctx context.Context, name string) ([]byte, error) {
+	if b, ok := r.cache.get(name); ok {
+		return b, nil
+	}
+	b, err := r.backend.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	r.cache.put(name, b)
+	return b, nil
+}
+
+// condemned returns the packs that collections have marked.
+func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
+	names, err := listNames(ctx, r.backend, markPrefix)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	objects := make([][]byte, len(names))
+	if err := r.fetchAll(ctx, crypto.TypeMark, names, objects); err != nil {
+		return nil, fmt.Errorf("read marks: %w", err)
+	}
+	condemned := map[PackID]bool{}
+	for i, b := range objects {
+		if len(b)%packRefSize != 0 {
+			return nil, fmt.Errorf("mark %s: %w: %d bytes", names[i], crypto.ErrDamaged, len(b))
+		}
+		for ; len(b) > 0; b = b[packRefSize:] {
+			ref, err := parsePackRef(b)
+			if err != nil {
+				return nil, fmt.Errorf("mark %s: %w", names[i], err)
+			}
+			condemned[ref.ID] = true
+		}
+	}
+	return condemned, nil
+}
+
+// listNames returns the names under prefix, in order.
+func listNames(ctx context.Context, b Backend, prefix string) ([]string, error) {
+	var names []string
+	err := b.List(ctx, prefix, func(i Info) error {
+		names = append(names, i.Name)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", strings.TrimSuffix(prefix, "/"), err)
+	}
+	return names, nil
+}

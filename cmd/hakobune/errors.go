@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/docker"
+)
+
+// The exit codes; README has the table.
+const (
+	exitFailed       = 1
+	exitUsage        = 2
+	exitIncomplete   = 3
+	exitDamage       = 4
+	exitNoRepository = 10
+	exitWrongKey     = 12
+	exitInterrupted  = 130
+)
+
+// errUsage marks errors of the command line.
+var errUsage = errors.New("usage")
+
+// hintedError is an error with a next step for the person who reads it.
+type hintedError struct {
+	err   error
+	text  string
+	usage bool
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+func (e *hintedError) Is(t error) bool {
+	return t == errUsage && e.usage
+}
+
+// hint sets the next step.
+func (e *hintedError) hint(format string, args ...any) *hintedError {
+	e.text = fmt.Sprintf(format, args...)
+	return e
+}
+
+// usage returns an error of the command line.
+func usage(format string, args ...any) *hintedError {
+	return &hintedError{err: fmt.Errorf(format, args...), usage: true}
+}
+
+// withHint adds a next step to err.
+func withHint(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return (&hintedError{err: err}).hint(format, args...)
+}
+
+// exitCode is the one place where errors become exit codes.
+func exitCode(err error) int {
+	switch {
+	case errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, chunkstore.ErrNoRepository):
+		return exitNoRepository
+	case errors.Is(err, crypto.ErrWrongKey):
+		return exitWrongKey
+	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
+		return exitDamage
+	}
+	return exitFailed
+}
+
+// defaultHint returns the next step for errors that come from deep below.
+func defaultHint(err error) string {
+	switch {
+	case errors.Is(err, chunkstore.ErrNoRepository):
+		return "check -r / HAKOBUNE_REPOSITORY, or create the repository with: hakobune init"
+	case errors.Is(err, crypto.ErrWrongKey):
+		return "no key slot fits this password or key file; hakobune key list shows which slots there are"
+	case errors.Is(err, crypto.ErrNewer):
+		return "a newer version wrote this; update hakobune on this host"
+	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
+		return "hakobune check says what is damaged and which snapshots it touches"
+	case errors.Is(err, chunkstore.ErrNoStore):
+		return "the bucket or directory is missing; for a new repository: hakobune init --create-bucket"
+	case errors.Is(err, chunkstore.ErrAccess):
+		return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket"
+	case errors.Is(err, docker.ErrDown):
+		return "is the engine running, and may this user speak to it? hakobune doctor tells more"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free some space and run the command again; nothing that was complete is lost"
+	case errors.Is(err, context.Canceled):
+		return ""
+	case strings.Contains(err.Error(), "permission denied"):
+		return "run as root: other users cannot read or write the files of containers"
+	}
+	return ""
+}
