@@ -26,7 +26,7 @@ const (
 
 const keySize = 32
 
-// secret is key material, held by pointer for the reason given at placeholder.
+// secret is key material.
 type secret *[keySize]byte
 
 // Master is the secret of one key epoch, from which every key of that epoch is derived. Epochs count
@@ -34,7 +34,7 @@ type secret *[keySize]byte
 type Master struct {
 	placeholder
 	epoch  uint32
-	secret secret
+	secret hidden[secret]
 }
 
 // NewMaster returns a fresh random master secret for the given epoch.
@@ -45,14 +45,18 @@ func NewMaster(epoch uint32) Master {
 }
 
 func newMaster(epoch uint32, s secret) Master {
-	return Master{placeholder(fmt.Sprintf("[master secret of epoch %d]", epoch)), epoch, s}
+	return Master{placeholder(fmt.Sprintf("[master secret of epoch %d]", epoch)), epoch, hide(s)}
 }
 
 // Keys holds the keys of one repository. It is immutable, safe for concurrent use, and prints as a
 // placeholder in every form.
 type Keys struct {
 	placeholder
-	repo    RepositoryID
+	repo RepositoryID
+	ring hidden[*keyring]
+}
+
+type keyring struct {
 	seeds   []secret // of the objects; seeds[i] is epoch i+1
 	chunk   *macPool
 	named   *macPool
@@ -69,13 +73,22 @@ func NewKeys(repo RepositoryID, masters ...Master) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keys of repository %v: %w", repo, err)
 	}
-	k := &Keys{repo: repo, placeholder: placeholder(fmt.Sprintf("[keys of repository %v]", repo))}
+	ring, err := newKeyring(repo, masters)
+	if err != nil {
+		return nil, fmt.Errorf("keys of repository %v: %w", repo, err)
+	}
+	return &Keys{placeholder(fmt.Sprintf("[keys of repository %v]", repo)), repo, hide(ring)}, nil
+}
+
+// newKeyring derives all keys from masters, which are in order.
+func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
+	r := new(keyring)
 	for _, m := range masters {
 		seed, err := derive(m, repo, labelObject)
 		if err != nil {
 			return nil, err
 		}
-		k.seeds = append(k.seeds, seed)
+		r.seeds = append(r.seeds, seed)
 	}
 	var chunk, named secret
 	for _, d := range []struct {
@@ -84,16 +97,17 @@ func NewKeys(repo RepositoryID, masters ...Master) (*Keys, error) {
 	}{
 		{&chunk, labelChunk},
 		{&named, labelNamed},
-		{&k.chunker, labelChunker},
-		{&k.writer, labelWriter},
-		{&k.cache, labelCache},
+		{&r.chunker, labelChunker},
+		{&r.writer, labelWriter},
+		{&r.cache, labelCache},
 	} {
+		var err error
 		if *d.dst, err = derive(masters[0], repo, d.label); err != nil {
 			return nil, err
 		}
 	}
-	k.chunk, k.named = newMACPool(chunk), newMACPool(named)
-	return k, nil
+	r.chunk, r.named = newMACPool(chunk), newMACPool(named)
+	return r, nil
 }
 
 // sortMasters returns masters in order of their epochs, which must be 1, 2, ... len(masters).
@@ -113,7 +127,7 @@ func sortMasters(masters []Master) ([]Master, error) {
 
 // derive is HKDF-SHA-256 with the repository as salt (RFC 5869).
 func derive(m Master, repo RepositoryID, label string) (secret, error) {
-	b, err := hkdf.Key(sha256.New, m.secret[:], repo[:], label, keySize)
+	b, err := hkdf.Key(sha256.New, m.secret()[:], repo[:], label, keySize)
 	if err != nil { // only where FIPS 140-only mode forbids it
 		return nil, fmt.Errorf("derive %q: %w", label, err)
 	}
@@ -125,27 +139,27 @@ func (k *Keys) Repository() RepositoryID { return k.repo }
 
 // ChunkID returns the id of a chunk with the given plaintext: HMAC-SHA-256 under a key of the
 // repository. It does not allocate.
-func (k *Keys) ChunkID(plain []byte) [32]byte { return k.chunk.sum(plain) }
+func (k *Keys) ChunkID(plain []byte) [32]byte { return k.ring().chunk.sum(plain) }
 
 // NamedID returns the id of the value stored under name. No name's id is a chunk's id: the two have
 // different keys.
-func (k *Keys) NamedID(name string) [32]byte { return k.named.sum([]byte(name)) }
+func (k *Keys) NamedID(name string) [32]byte { return k.ring().named.sum([]byte(name)) }
 
 // ChunkerSeed returns the endless stream of secret pseudo-random bytes that the repository's
 // chunking polynomial is drawn from. Every call returns the same stream from its start. A reader is
 // for one goroutine.
-func (k *Keys) ChunkerSeed() io.Reader { return &keyStream{key: k.chunker} }
+func (k *Keys) ChunkerSeed() io.Reader { return &keyStream{key: k.ring().chunker} }
 
 // MAC returns the authentication tag of msg under the key of writer w: HMAC-SHA-256 under
 // HMAC-SHA-256(writer key of the repository, w). Compare tags with hmac.Equal.
 func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
-	key := mac(k.writer, w[:])
+	key := mac(k.ring().writer, w[:])
 	return mac(&key, msg)
 }
 
 // CacheMAC returns the authentication tag of msg under the key for files that this repository's
 // users keep on their own disks. Compare tags with hmac.Equal.
-func (k *Keys) CacheMAC(msg []byte) [32]byte { return mac(k.cache, msg) }
+func (k *Keys) CacheMAC(msg []byte) [32]byte { return mac(k.ring().cache, msg) }
 
 func mac(key secret, msg []byte) (sum [32]byte) {
 	h := hmac.New(sha256.New, key[:])

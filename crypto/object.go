@@ -115,7 +115,7 @@ func (k *Keys) seal(random io.Reader, t Type, name string, plain []byte) ([]byte
 	header[offVersion] = objectVersion
 	header[offType] = byte(t)
 	header[offScheme] = schemeDARE
-	epoch := uint32(len(k.seeds))
+	epoch := k.newest()
 	binary.BigEndian.PutUint32(header[offEpoch:], epoch)
 	if _, err := io.ReadFull(random, header[offSalt:offReserved]); err != nil {
 		return nil, err
@@ -193,14 +193,17 @@ func (k *Keys) openRange(t Type, name string, header []byte, plainSize, off, n i
 	return plain[off-first : off-first+n : off-first+n], nil
 }
 
+// newest returns the epoch that seals.
+func (k *Keys) newest() uint32 { return uint32(len(k.ring().seeds)) }
+
 // headerKey checks an object's header and returns the key of the object.
 func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
 	epoch, err := parseHeader(t, header)
 	if err != nil {
 		return nil, err
 	}
-	if epoch > uint32(len(k.seeds)) {
-		return nil, fmt.Errorf("%w: epoch %d, keys reach to %d", ErrWrongKey, epoch, len(k.seeds))
+	if epoch > k.newest() {
+		return nil, fmt.Errorf("%w: epoch %d, keys reach to %d", ErrWrongKey, epoch, k.newest())
 	}
 	return k.objectKey(epoch, t, name, header)
 }
@@ -242,7 +245,7 @@ func (k *Keys) objectKey(epoch uint32, t Type, name string, header []byte) (secr
 	info = binary.BigEndian.AppendUint32(info, uint32(len(name)))
 	info = append(info, name...)
 	info = append(info, sum[:]...)
-	key, err := hkdf.Key(sha256.New, k.seeds[epoch-1][:], header[offSalt:offReserved], string(info), keySize)
+	key, err := hkdf.Key(sha256.New, k.ring().seeds[epoch-1][:], header[offSalt:offReserved], string(info), keySize)
 	if err != nil { // only where FIPS 140-only mode forbids it
 		return nil, err
 	}

@@ -8,9 +8,15 @@ import (
 )
 
 // placeholder, embedded in what holds a secret, is all that any of Go's ways to print a value gives of
-// it. Secrets themselves lie behind pointers, because package fmt cannot reach these methods through
-// an unexported field of somebody else's struct, but prints a pointer there as an address.
+// it. The secret itself is hidden besides.
 type placeholder string
+
+// hidden keeps a secret from package fmt where it cannot call the methods of placeholder: in an
+// unexported field of somebody else's struct. It would follow pointers there (for a verb that does not
+// fit), but prints a func as an address always.
+type hidden[T any] func() T
+
+func hide[T any](v T) hidden[T] { return func() T { return v } }
 
 // String returns the placeholder.
 func (p placeholder) String() string { return string(p) }

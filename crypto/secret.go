@@ -42,13 +42,13 @@ const (
 
 type passphrase struct {
 	placeholder
-	bytes []byte
+	bytes hidden[[]byte]
 }
 
 // Passphrase returns the secret of a passphrase slot. The bytes are taken as they are, without
 // normalisation, and copied. An empty passphrase neither seals nor opens.
 func Passphrase(p []byte) Secret {
-	return &passphrase{"[passphrase]", bytes.Clone(p)}
+	return &passphrase{"[passphrase]", hide(bytes.Clone(p))}
 }
 
 func (*passphrase) kind() string { return kindPassphrase }
@@ -58,21 +58,21 @@ func (p *passphrase) lock(f *slotFile, cost KDF, plain []byte) error {
 	if err := cost.check(); err != nil {
 		return err
 	}
-	if len(p.bytes) == 0 {
+	if len(p.bytes()) == 0 {
 		return errors.New("empty passphrase")
 	}
 	f.KDF = &slotKDF{"argon2id", cost}
 	f.Salt = newSalt()
-	return f.box(cost.key(p.bytes, f.Salt), plain)
+	return f.box(cost.key(p.bytes(), f.Salt), plain)
 }
 
 func (p *passphrase) unlock(f *slotFile) ([]byte, error) {
-	return f.unbox(f.KDF.key(p.bytes, f.Salt))
+	return f.unbox(f.KDF.key(p.bytes(), f.Salt))
 }
 
 type keyFile struct {
 	placeholder
-	content []byte
+	content hidden[[]byte]
 }
 
 const keyFileComment = "# hakobune key file: opens every backup of its repository, keep it secret\n"
@@ -88,7 +88,7 @@ func NewKeyFile() []byte {
 // KeyFile returns the secret of a key-file slot: the content of a file that NewKeyFile made. Empty
 // lines, lines that begin with "#", and space around lines do not matter.
 func KeyFile(content []byte) Secret {
-	return &keyFile{"[key file]", bytes.Clone(content)}
+	return &keyFile{"[key file]", hide(bytes.Clone(content))}
 }
 
 func (*keyFile) kind() string { return kindKeyFile }
@@ -113,7 +113,7 @@ func (k *keyFile) unlock(f *slotFile) ([]byte, error) {
 // parse returns the key in the file. Errors show nothing of the content.
 func (k *keyFile) parse() (secret, error) {
 	var key []byte
-	for line := range bytes.Lines(k.content) {
+	for line := range bytes.Lines(k.content()) {
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 || line[0] == '#' {
 			continue
@@ -176,7 +176,7 @@ func (*ageRecipient) unlock(*slotFile) ([]byte, error) {
 
 type ageIdentities struct {
 	placeholder
-	identities []age.Identity
+	identities hidden[[]age.Identity]
 }
 
 // AgeIdentities returns what opens an age slot: the content of an identity file as age-keygen writes
@@ -186,7 +186,7 @@ func AgeIdentities(r io.Reader) (Secret, error) {
 	if err != nil {
 		return nil, fmt.Errorf("age identities: %w", err)
 	}
-	return &ageIdentities{"[age identities]", ids}, nil
+	return &ageIdentities{"[age identities]", hide(ids)}, nil
 }
 
 func (*ageIdentities) kind() string { return kindAge }
@@ -200,7 +200,7 @@ func (i *ageIdentities) unlock(f *slotFile) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	r, err := age.Decrypt(bytes.NewReader(file), i.identities...)
+	r, err := age.Decrypt(bytes.NewReader(file), i.identities()...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, fmt.Errorf("%w: %w", ErrWrongKey, err)
 	}

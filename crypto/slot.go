@@ -267,7 +267,7 @@ func encodePayload(info SlotInfo, p Payload) ([]byte, error) {
 		Config:     p.Config,
 	}
 	for _, m := range masters {
-		f.Masters = append(f.Masters, masterFile{m.epoch, m.secret[:]})
+		f.Masters = append(f.Masters, masterFile{m.epoch, m.secret()[:]})
 	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	return append(b, '\n'), err
