@@ -107,3 +107,18 @@ func RemoveSlot(ctx context.Context, b Backend, id string) error {
 	}
 	return fmt.Errorf("key slot %s: %w", id, ErrNotExist)
 }
+
+// SlotOf returns the id of the slot that secret opens.
+func SlotOf(ctx context.Context, b Backend, secret crypto.Secret) (string, error) {
+	id := ""
+	err := eachSlot(ctx, b, func(name string, object []byte) error {
+		if _, _, err := crypto.OpenSlot(object, secret); err == nil && id == "" {
+			id = strings.TrimPrefix(name, slotPrefix)
+		}
+		return nil
+	})
+	if err == nil && id == "" {
+		err = crypto.ErrWrongKey
+	}
+	return id, err
+}
