@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+func (p *program) initCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "init",
+		Usage: "create a repository",
+		Description: `Creates an empty repository and its first key slot. Everything in it will be encrypted; without
+a password or key of one of its slots nobody can read it, you neither. Keep a second way in
+(hakobune key add) somewhere that does not burn with the house.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "create-bucket", Usage: "create the bucket, if it does not exist"},
+			&cli.StringFlag{Name: "label", Usage: "name the key slot `TEXT`", Value: "init"},
+		},
+		Action: p.init,
+	}
+}
+
+func (p *program) init(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	name, err := p.repoName(c)
+	if err != nil {
+		return err
+	}
+	b, err := p.backend(c, isLocal(name) || c.Bool("create-bucket"))
+	if err != nil {
+		return err
+	}
+	// Before a password is asked for.
+	if _, err := b.Stat(c.Context, "config"); err == nil {
+		err = fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrRepositoryExists)
+		return withHint(err, "it is left as it is; for another one choose another directory or prefix")
+	} else if !errors.Is(err, chunkstore.ErrNotExist) {
+		return err
+	}
+	secret, err := p.secret(c, true)
+	if err != nil {
+		return err
+	}
+	cfg, err := chunkstore.Init(c.Context, b, secret, slotInfo(c), crypto.KDF{}, chunkstore.ChunkerParams{})
+	if err != nil {
+		return err
+	}
+	conditional, err := chunkstore.ConditionalWrites(c.Context, b)
+	if err != nil {
+		return fmt.Errorf("the repository was created, but the store could not be probed: %w", err)
+	}
+	out := initResult{Type: "initialized", Repository: b.Location(), ID: cfg.Repository.String(), ConditionalWrites: conditional}
+	return p.result(c, out, func() {
+		fmt.Fprintf(p.out, "created repository %s at %s\n", out.ID[:8], out.Repository)
+		if !conditional {
+			p.note(c, "the store does not create objects conditionally: commits use the slower fallback (docs/format.md)")
+		}
+		p.note(c, "without its password or key the repository cannot be read by anybody; keep it safe")
+	})
+}
+
+type initResult struct {
+	Type              string `json:"message_type"`
+	Repository        string `json:"repository"`
+	ID                string `json:"id"`
+	ConditionalWrites bool   `json:"conditional_writes"`
+}
+
+func slotInfo(c *cli.Context) crypto.SlotInfo {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return crypto.SlotInfo{Label: c.String("label"), Host: host}
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+func (p *program) keyCommand() *cli.Command {
+	fresh := []cli.Flag{
+		&cli.StringFlag{Name: "label", Usage: "name the slot `TEXT`"},
+		&cli.StringFlag{Name: "new-password-file", Usage: "read the new password from the first line of `FILE`"},
+		&cli.StringFlag{Name: "new-key-file", Usage: "create `FILE` with a new random key and add that"},
+		&cli.StringFlag{Name: "age-recipient", Usage: "add the age public key `KEY`: for recovery by plain age"},
+	}
+	return &cli.Command{
+		Name:  "key",
+		Usage: "manage the key slots: who can open the repository",
+		Description: `Every slot holds the repository's keys, wrapped for one password, key file or age recipient.
+Any of them opens everything. Removing a slot locks out those who have only that password, unless
+they kept a copy of the slot.`,
+		Subcommands: []*cli.Command{
+			{Name: "list", Usage: "list the slots (no password needed)", Action: p.keyList},
+			{Name: "add", Usage: "add a password, a key file or an age recipient", Flags: fresh, Action: p.keyAdd},
+			{Name: "passwd", Usage: "replace the password in use by a new one", Flags: fresh[:2], Action: p.keyPasswd},
+			{Name: "remove", Usage: "remove a slot by its id", ArgsUsage: "SLOT", Action: p.keyRemove},
+		},
+	}
+}
+
+type slotLine struct {
+	Type string `json:"message_type"`
+	crypto.SlotInfo
+}
+
+func (p *program) keyList(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	b, err := p.backend(c, false)
+	if err != nil {
+		return err
+	}
+	if _, err := b.Stat(c.Context, "config"); err != nil {
+		return fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
+	}
+	slots, err := chunkstore.Slots(c.Context, b)
+	if err != nil {
+		return err
+	}
+	if isSet(c, "json") {
+		for _, s := range slots {
+			writeJSON(p.out, slotLine{"key", s})
+		}
+		return nil
+	}
+	t := newTable("ID", "Kind", "Label", "Host", "Created")
+	for _, s := range slots {
+		t.row(s.ID, s.Kind, s.Label, s.Host, localTime(s.Created))
+	}
+	t.write(p.out)
+	return nil
+}
+
+// freshSecret returns the secret that a new slot is for, and a function that takes back what it
+// left on disk.
+func (p *program) freshSecret(c *cli.Context) (crypto.Secret, func(), error) {
+	keep := func() {}
+	if r := c.String("age-recipient"); r != "" {
+		s, err := crypto.AgeRecipient(r)
+		return s, keep, err
+	}
+	if path := c.String("new-key-file"); path != "" {
+		return createKeyFile(path)
+	}
+	var password []byte
+	var err error
+	if path := c.String("new-password-file"); path != "" {
+		password, err = firstLineOf(os.ReadFile(path))
+	} else {
+		p.note(c, "now the new password")
+		password, err = p.ask(true)
+	}
+	if err == nil && len(password) == 0 {
+		err = usage("the new password is empty")
+	}
+	return crypto.Passphrase(password), keep, err
+}
+
+// createKeyFile writes a fresh key to a file that must not exist.
+func createKeyFile(path string) (crypto.Secret, func(), error) {
+	f, err := os.OpenFile(filepath.Clean(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return nil, nil, fmt.Errorf("new key file: %w", err)
+	}
+	key := crypto.NewKeyFile()
+	_, err = f.Write(key)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	remove := func() { os.Remove(path) }
+	if err != nil {
+		remove()
+		return nil, nil, fmt.Errorf("new key file: %w", err)
+	}
+	return crypto.KeyFile(key), remove, nil
+}
+
+func (p *program) keyAdd(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	_, err := p.addSlot(c)
+	return err
+}
+
+// addSlot adds a slot for a fresh secret and returns the secret by which it got in.
+func (p *program) addSlot(c *cli.Context) (crypto.Secret, error) {
+	b, err := p.backend(c, false)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := p.secret(c, false)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := chunkstore.Open(c.Context, b, secret, chunkstore.Options{}); err != nil {
+		return nil, err
+	}
+	added, takeBack, err := p.freshSecret(c)
+	if err != nil {
+		return nil, err
+	}
+	id, err := chunkstore.AddSlot(c.Context, b, secret, added, slotInfo(c), crypto.KDF{})
+	if err != nil {
+		takeBack()
+		return nil, err
+	}
+	return secret, p.result(c, map[string]string{"message_type": "key_added", "id": id}, func() {
+		fmt.Fprintf(p.out, "added key slot %s\n", id)
+	})
+}
+
+func (p *program) keyPasswd(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	old, err := p.addSlot(c)
+	if err != nil {
+		return err
+	}
+	b, err := p.backend(c, false)
+	if err != nil {
+		return err
+	}
+	// The new slot is durable: only now may the old one go.
+	id, err := chunkstore.SlotOf(c.Context, b, old)
+	if err != nil {
+		return err
+	}
+	return p.removeSlot(c, b, id)
+}
+
+func (p *program) keyRemove(c *cli.Context) error {
+	id, err := one(c, "the id of a slot")
+	if err != nil {
+		return err
+	}
+	b, err := p.backend(c, false)
+	if err != nil {
+		return err
+	}
+	// Who cannot open the repository has no business to lock others out.
+	secret, err := p.secret(c, false)
+	if err != nil {
+		return err
+	}
+	if _, err := chunkstore.Open(c.Context, b, secret, chunkstore.Options{}); err != nil {
+		return err
+	}
+	return p.removeSlot(c, b, id)
+}
+
+func (p *program) removeSlot(c *cli.Context, b chunkstore.Backend, id string) error {
+	if err := chunkstore.RemoveSlot(c.Context, b, id); err != nil {
+		return withHint(err, "hakobune key list shows the slots")
+	}
+	return p.result(c, map[string]string{"message_type": "key_removed", "id": id}, func() {
+		fmt.Fprintf(p.out, "removed key slot %s\n", id)
+	})
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/local"
+	"github.com/hakobune-dr/hakobune/chunkstore/s3"
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+const s3Scheme = "s3:"
+
+// repoName returns where the repository is, as the user said it.
+func (p *program) repoName(c *cli.Context) (string, error) {
+	name, err := p.flag(c, "repo", "REPOSITORY")
+	if err == nil && name == "" {
+		return "", usage("which repository?").hint("give -r DIR or -r s3:https://host/bucket/prefix, or set HAKOBUNE_REPOSITORY")
+	}
+	return name, err
+}
+
+// backend opens the place that the flags name. With create, a missing directory or bucket is made.
+func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, error) {
+	name, err := p.repoName(c)
+	if err != nil {
+		return nil, err
+	}
+	b, err := p.rawBackend(c, name, create)
+	if err != nil {
+		return nil, err
+	}
+	up, err := rate(c, "limit-upload")
+	if err != nil {
+		return nil, err
+	}
+	down, err := rate(c, "limit-download")
+	if err != nil {
+		return nil, err
+	}
+	retry := chunkstore.RetryOptions{Logger: p.logger(c)}
+	if d := given(c, "retry").Duration("retry"); d > 0 {
+		retry.MaxElapsed = d
+	}
+	return chunkstore.Retry(chunkstore.Limit(b, up, down), retry), nil
+}
+
+func (p *program) rawBackend(c *cli.Context, name string, create bool) (chunkstore.Backend, error) {
+	if !strings.HasPrefix(name, s3Scheme) {
+		if create {
+			if err := local.Create(name); err != nil {
+				return nil, err
+			}
+		}
+		b, err := local.Open(name, local.Options{})
+		if errors.Is(err, chunkstore.ErrNoStore) {
+			err = fmt.Errorf("%s: %w", name, chunkstore.ErrNoRepository)
+		}
+		return b, err
+	}
+	cfg, err := s3.ParseURL(name)
+	if err != nil {
+		return nil, usage("%v", err).hint("a repository in S3 reads s3:https://host/bucket/prefix")
+	}
+	p.env.configureS3(&cfg, given(c, "ca-file").String("ca-file"))
+	b, err := s3.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		err = b.CreateBucket(c.Context)
+	}
+	return b, err
+}
+
+// rate reads a flag of bytes a second; 0 means no limit.
+func rate(c *cli.Context, flag string) (int64, error) {
+	s := given(c, flag).String(flag)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > 1<<40 {
+		return 0, usage("--%s %q is not a rate", flag, s).hint("such as 5MiB for five mebibytes a second")
+	}
+	return int64(n), nil
+}
+
+// open opens the repository.
+func (p *program) open(c *cli.Context) (*chunkstore.Repository, error) {
+	cache, err := p.cacheDir(c)
+	if err != nil {
+		return nil, err
+	}
+	return p.openWith(c, chunkstore.Options{CacheDir: cache, StateDir: p.stateDir(), Logger: p.logger(c)})
+}
+
+func (p *program) openWith(c *cli.Context, opts chunkstore.Options) (*chunkstore.Repository, error) {
+	b, err := p.backend(c, false)
+	if err != nil {
+		return nil, err
+	}
+	// Before the password: nobody wants to type it to learn that there is nothing to open.
+	if _, err := b.Stat(c.Context, "config"); errors.Is(err, chunkstore.ErrNotExist) || errors.Is(err, chunkstore.ErrNoStore) {
+		return nil, fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
+	}
+	secret, err := p.secret(c, false)
+	if err != nil {
+		return nil, err
+	}
+	return chunkstore.Open(c.Context, b, secret, opts)
+}
+
+// secret finds what opens the repository: a key file, or a password from a file, a command, the
+// environment, or the terminal, in this order. A new password is asked for twice.
+func (p *program) secret(c *cli.Context, fresh bool) (crypto.Secret, error) {
+	path, err := p.flag(c, "key-file", "")
+	if path == "" && err == nil {
+		path = p.env.get("HAKOBUNE_KEY_FILE")
+	}
+	if path != "" {
+		return readKeyFile(path)
+	}
+	password, err := p.password(c, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if len(password) == 0 {
+		return nil, usage("the password is empty")
+	}
+	return crypto.Passphrase(password), nil
+}
+
+// readKeyFile reads a key file of ours, or age identities.
+func readKeyFile(path string) (crypto.Secret, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("key file: %w", err)
+	}
+	if bytes.Contains(b, []byte("AGE-SECRET-KEY-")) {
+		return crypto.AgeIdentities(bytes.NewReader(b))
+	}
+	return crypto.KeyFile(b), nil
+}
+
+func (p *program) password(c *cli.Context, fresh bool) ([]byte, error) {
+	if path := given(c, "password-file").String("password-file"); path != "" {
+		return firstLineOf(os.ReadFile(path))
+	}
+	if command := given(c, "password-command").String("password-command"); command != "" {
+		return p.passwordCommand(c.Context, command)
+	}
+	if v, err := p.env.own("PASSWORD"); v != "" || err != nil {
+		return []byte(v), err
+	}
+	if command, err := p.env.own("PASSWORD_COMMAND"); command != "" || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return p.passwordCommand(c.Context, command)
+	}
+	return p.ask(fresh)
+}
+
+func (p *program) passwordCommand(ctx context.Context, command string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Stderr = p.err
+	cmd.WaitDelay = time.Second
+	out, err := firstLineOf(cmd.Output())
+	if err != nil {
+		return nil, fmt.Errorf("password command: %w", err)
+	}
+	return out, nil
+}
+
+func firstLineOf(b []byte, err error) ([]byte, error) {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), err
+}
+
+// ask reads a password from the terminal, without echo.
+func (p *program) ask(twice bool) ([]byte, error) {
+	fd := int(p.in.Fd())
+	if !term.IsTerminal(fd) {
+		return nil, usage("no password given, and no terminal to ask on").
+			hint("set HAKOBUNE_PASSWORD_FILE, or give -p FILE, --password-command or --key-file")
+	}
+	prompt := func(text string) ([]byte, error) {
+		fmt.Fprint(p.err, text)
+		b, err := term.ReadPassword(fd)
+		fmt.Fprintln(p.err)
+		return b, err
+	}
+	first, err := prompt("password of the repository: ")
+	if err != nil || !twice {
+		return first, err
+	}
+	second, err := prompt("the same again: ")
+	if err == nil && !bytes.Equal(first, second) {
+		return nil, usage("the two passwords differ")
+	}
+	return first, err
+}
