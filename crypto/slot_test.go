@@ -1,0 +1,502 @@
+package crypto_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// cheap is the least that is allowed.
+var cheap = crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
+
+func golden(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "v1", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// goldenSecrets opens the slots of testdata.
+func goldenSecrets(t testing.TB) map[string]crypto.Secret {
+	t.Helper()
+	ids, err := crypto.AgeIdentities(bytes.NewReader(golden(t, "identity.txt")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]crypto.Secret{
+		"passphrase": crypto.Passphrase([]byte("correct horse battery staple")),
+		"keyfile":    crypto.KeyFile(golden(t, "key.txt")),
+		"age":        ids,
+	}
+}
+
+// pair is a secret that seals and the one that opens.
+type pair struct{ seal, open crypto.Secret }
+
+func newPairs(t *testing.T) map[string]pair {
+	t.Helper()
+	x25519, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hybrid, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	passphrase, file := crypto.Passphrase([]byte("open sesame")), crypto.KeyFile(crypto.NewKeyFile())
+	return map[string]pair{
+		"passphrase": {passphrase, passphrase},
+		"keyfile":    {file, file},
+		"age":        agePair(t, x25519.Recipient().String(), x25519.String()),
+		"age hybrid": agePair(t, hybrid.Recipient().String(), hybrid.String()),
+	}
+}
+
+func agePair(t *testing.T, recipient, identity string) pair {
+	t.Helper()
+	r, err := crypto.AgeRecipient(recipient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := crypto.AgeIdentities(strings.NewReader("# made by age-keygen\n" + identity + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair{r, i}
+}
+
+func newPayload() crypto.Payload {
+	return crypto.Payload{
+		Repository: crypto.NewRepositoryID(),
+		Config:     []byte(`{"clear":"configuration"}` + "\n"),
+		Masters:    []crypto.Master{crypto.NewMaster(1), crypto.NewMaster(2)},
+	}
+}
+
+// samePayload compares the masters by what they give.
+func samePayload(t *testing.T, got, want crypto.Payload) {
+	t.Helper()
+	if got.Repository != want.Repository || !bytes.Equal(got.Config, want.Config) || len(got.Masters) != len(want.Masters) {
+		t.Fatalf("payload %v, want %v", got, want)
+	}
+	for i := range want.Masters {
+		a, err := crypto.NewKeys(got.Repository, got.Masters[:i+1]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := crypto.NewKeys(want.Repository, want.Masters[:i+1]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, err := a.Seal(crypto.TypeMark, "x", []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Open(crypto.TypeMark, "x", object); err != nil || a.ChunkID(nil) != b.ChunkID(nil) {
+			t.Errorf("master %d is another: %v", i, err)
+		}
+	}
+}
+
+// TestGoldenSlots: what earlier versions wrote opens. The passphrase and key-file slots were written
+// by a second implementation, in another language, from docs/format.md.
+func TestGoldenSlots(t *testing.T) {
+	want := crypto.Payload{
+		Repository: crypto.RepositoryID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+		Config:     []byte(`{"hakobune":"repository"}` + "\n"),
+		Masters: []crypto.Master{
+			crypto.MasterOf(1, [32]byte(bytes.Repeat([]byte{0x11}, 32))),
+			crypto.MasterOf(2, [32]byte(bytes.Repeat([]byte{0x22}, 32))),
+		},
+	}
+	ids := map[string]string{"passphrase": "00112233aabbccdd", "keyfile": "00112233aabbccde", "age": "00112233aabbccdf"}
+	for kind, secret := range goldenSecrets(t) {
+		t.Run(kind, func(t *testing.T) {
+			got, info, err := crypto.OpenSlot(golden(t, kind+".slot"), secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			samePayload(t, got, want)
+			wantInfo := crypto.SlotInfo{
+				ID: ids[kind], Kind: kind, Label: "golden", Host: "ark",
+				Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+			}
+			if diff := cmp.Diff(wantInfo, info); diff != "" {
+				t.Errorf("slot info (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSlots(t *testing.T) {
+	payload := newPayload()
+	for what, p := range newPairs(t) {
+		t.Run(what, func(t *testing.T) {
+			info := crypto.SlotInfo{ID: "ignored", Kind: "ignored", Label: `müde <"\> 船`, Host: "ark-1"}
+			before := time.Now().Truncate(time.Second)
+			slot, id, err := crypto.SealSlot(p.seal, info, payload, cheap)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clearInfo, err := crypto.ReadSlotInfo(slot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, opened, err := crypto.OpenSlot(slot, p.open)
+			if err != nil {
+				t.Fatal(err)
+			}
+			samePayload(t, got, payload)
+			want := info
+			want.ID, want.Kind, want.Created = id, strings.Fields(what)[0], opened.Created
+			if opened != want || clearInfo != want || opened.Created.Before(before) || !regexp.MustCompile(`^[0-9a-f]{16}$`).MatchString(id) {
+				t.Errorf("info %+v, clear %+v, want %+v", opened, clearInfo, want)
+			}
+		})
+	}
+}
+
+func TestSlotOfAGivenTime(t *testing.T) {
+	file := crypto.KeyFile(crypto.NewKeyFile())
+	created := time.Date(2031, 5, 6, 7, 8, 9, 999, time.FixedZone("JST", 9*3600))
+	slot, _, err := crypto.SealSlot(file, crypto.SlotInfo{Created: created}, newPayload(), crypto.KDF{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, info, err := crypto.OpenSlot(slot, file)
+	if want := time.Date(2031, 5, 5, 22, 8, 9, 0, time.UTC); err != nil || info.Created != want {
+		t.Errorf("created %v, %v, want %v", info.Created, err, want)
+	}
+}
+
+// TestPlainAgeOpensASlot: the age library alone finds everything that opens the repository.
+func TestPlainAgeOpensASlot(t *testing.T) {
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipient, err := crypto.AgeRecipient(identity.Recipient().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := newPayload()
+	slot, id, err := crypto.SealSlot(recipient, crypto.SlotInfo{}, payload, crypto.KDF{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct{ Age string }
+	if err := json.Unmarshal(slot, &file); err != nil {
+		t.Fatal(err)
+	}
+	r, err := age.Decrypt(armor.NewReader(strings.NewReader(file.Age)), identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Hakobune   string
+		Slot       crypto.SlotInfo
+		Repository crypto.RepositoryID
+		Config     []byte
+		Masters    []struct {
+			Epoch  uint32
+			Secret []byte
+		}
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(plain, &got); err != nil {
+		t.Fatalf("%v:\n%s", err, plain)
+	}
+	if got.Hakobune != "repository keys" || got.Slot.ID != id || len(got.Masters) != 2 {
+		t.Fatalf("payload %+v", got)
+	}
+	opened := crypto.Payload{Repository: got.Repository, Config: got.Config}
+	for _, m := range got.Masters {
+		opened.Masters = append(opened.Masters, crypto.MasterOf(m.Epoch, [32]byte(m.Secret)))
+	}
+	samePayload(t, opened, payload)
+}
+
+func TestWrongSecrets(t *testing.T) {
+	pairs, others := newPairs(t), newPairs(t)
+	others["passphrase"] = pair{nil, crypto.Passphrase([]byte("open sesame "))}
+	for what, p := range pairs {
+		slot, _, err := crypto.SealSlot(p.seal, crypto.SlotInfo{}, newPayload(), cheap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets := map[string]crypto.Secret{
+			"another of its kind":   others[what].open,
+			"no passphrase":         crypto.Passphrase(nil),
+			"key file with nothing": crypto.KeyFile(nil),
+			"a recipient":           pairs["age"].seal,
+		}
+		for other, q := range pairs {
+			if other != what {
+				secrets[other] = q.open
+			}
+		}
+		for name, secret := range secrets {
+			got, _, err := crypto.OpenSlot(slot, secret)
+			if !errors.Is(err, crypto.ErrWrongKey) || errors.Is(err, crypto.ErrDamaged) || got.Masters != nil {
+				t.Errorf("%s slot, opened with %s: %v, error %v", what, name, got, err)
+			}
+		}
+	}
+}
+
+func TestSealSlotRefuses(t *testing.T) {
+	good := newPairs(t)
+	file := good["keyfile"].seal
+	for what, tc := range map[string]struct {
+		secret  crypto.Secret
+		info    crypto.SlotInfo
+		payload crypto.Payload
+		cost    crypto.KDF
+	}{
+		"empty passphrase":    {secret: crypto.Passphrase(nil), payload: newPayload(), cost: cheap},
+		"identities":          {secret: good["age"].open, payload: newPayload()},
+		"no masters":          {secret: file},
+		"epoch missing":       {secret: file, payload: crypto.Payload{Masters: []crypto.Master{crypto.NewMaster(2)}}},
+		"control character":   {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: "\x1b[2J"}},
+		"line separator":      {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\u2028"}},
+		"not UTF-8":           {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\xff"}},
+		"long label":          {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: strings.Repeat("x", 257)}},
+		"time without a year": {secret: file, payload: newPayload(), info: crypto.SlotInfo{Created: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		"huge configuration":  {secret: file, payload: crypto.Payload{Config: make([]byte, 1<<20), Masters: newPayload().Masters}},
+		"too little memory":   {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19<<10 - 1, Threads: 1}},
+		"too much memory":     {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 4<<20 + 1, Threads: 1}},
+		"no pass":             {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{MemoryKiB: 19 << 10, Threads: 1}},
+		"too many passes":     {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 65, MemoryKiB: 19 << 10, Threads: 1}},
+		"no thread":           {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19 << 10}},
+	} {
+		if slot, id, err := crypto.SealSlot(tc.secret, tc.info, tc.payload, tc.cost); err == nil || slot != nil || id != "" {
+			t.Errorf("%s: %d bytes, id %q, error %v", what, len(slot), id, err)
+		}
+	}
+}
+
+// TestEveryByteOfASlot alters each byte of each kind of slot. Nothing passes, nothing panics.
+func TestEveryByteOfASlot(t *testing.T) {
+	secrets := goldenSecrets(t)
+	for kind, secret := range secrets {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			step, bits := 1, 8
+			if kind == "passphrase" { // each costs a run of argon2id
+				bits = 1
+				if testing.Short() {
+					step = 11
+				}
+			}
+			slot := golden(t, kind+".slot")
+			for i := 0; i < len(slot); i += step {
+				for bit := range bits {
+					slot[i] ^= 1 << bit
+					refusedSlot(t, slot, secret)
+					slot[i] ^= 1 << bit
+				}
+			}
+		})
+	}
+}
+
+func refusedSlot(t *testing.T, slot []byte, secret crypto.Secret) {
+	t.Helper()
+	p, info, err := crypto.OpenSlot(slot, secret)
+	if !(errors.Is(err, crypto.ErrDamaged) || errors.Is(err, crypto.ErrWrongKey) || errors.Is(err, crypto.ErrNewer)) ||
+		p.Masters != nil || info != (crypto.SlotInfo{}) {
+		t.Errorf("opened as %v, %v, error %v:\n%s", p, info, err, slot)
+	}
+}
+
+func TestSlotsCutAndExtended(t *testing.T) {
+	for kind, secret := range goldenSecrets(t) {
+		slot := golden(t, kind+".slot")
+		for n := range slot {
+			refusedSlot(t, slot[:n], secret)
+		}
+		for _, more := range []string{"\n", " ", "{}", "\x00", string(slot)} {
+			refusedSlot(t, append(bytes.Clone(slot), more...), secret)
+		}
+		refusedSlot(t, append([]byte{' '}, slot...), secret)
+		refusedSlot(t, append(slot, make([]byte, 1<<20)...), secret)
+	}
+}
+
+// TestSlotsRewritten alters slots in ways that JSON, base64 or age's armor take for the same, and
+// those that mix the kinds.
+func TestSlotsRewritten(t *testing.T) {
+	secrets := goldenSecrets(t)
+	for _, tc := range []struct {
+		kind, old, new string
+		want           error
+	}{
+		{"keyfile", `"kind"`, `"Kind"`, crypto.ErrDamaged},
+		{"keyfile", `  "label"`, "\t\"label\"", crypto.ErrDamaged},
+		{"keyfile", `"version": 1`, `"version": 1, "extra": 1`, crypto.ErrDamaged},
+		{"keyfile", `"version": 1`, `"version": 1, "version": 1`, crypto.ErrDamaged},
+		{"keyfile", `"version": 1`, `"version": 1.0`, crypto.ErrDamaged},
+		{"keyfile", `"version": 1`, `"version": 0`, crypto.ErrDamaged},
+		{"keyfile", `"version": 1`, `"version": 2`, crypto.ErrNewer},
+		{"keyfile", `"version": 1`, `"version": "1"`, crypto.ErrDamaged},
+		{"keyfile", `"key slot"`, `"key lots"`, crypto.ErrDamaged},
+		{"keyfile", `golden`, `gold\u0065n`, crypto.ErrDamaged},
+		{"keyfile", `golden`, `gulden`, crypto.ErrDamaged},
+		{"keyfile", `golden`, `gold\u001bn`, crypto.ErrDamaged},
+		{"keyfile", `"ark"`, `"oak"`, crypto.ErrDamaged},
+		{"keyfile", `00112233aabbccde`, `00112233aabbccdd`, crypto.ErrDamaged},
+		{"keyfile", `00112233aabbccde`, `00112233AABBCCDE`, crypto.ErrDamaged},
+		{"keyfile", `00112233aabbccde`, `../../config`, crypto.ErrDamaged},
+		{"keyfile", `05Z`, `06Z`, crypto.ErrDamaged},
+		{"keyfile", `05Z`, `05+00:00`, crypto.ErrDamaged},
+		{"keyfile", `05Z`, `05.000Z`, crypto.ErrDamaged},
+		{"keyfile", `"salt": "`, `"salt": "\n`, crypto.ErrDamaged},
+		{"keyfile", `"salt": "`, `"salt": "AAAA`, crypto.ErrDamaged},
+		{"keyfile", `"commitment": "`, `"commitment": "AAAA`, crypto.ErrDamaged},
+		{"keyfile", `"box": "`, `"age": "x", "box": "`, crypto.ErrDamaged},
+		{"keyfile", `"salt"`, `"kdf": {"algorithm": "argon2id", "time": 1, "memory_kib": 19456, "threads": 1}, "salt"`, crypto.ErrDamaged},
+		{"keyfile", `"keyfile"`, `"passphrase"`, crypto.ErrDamaged},
+		{"keyfile", `"keyfile"`, `"age"`, crypto.ErrDamaged},
+		{"keyfile", `"keyfile"`, `"tpm"`, crypto.ErrNewer},
+		{"passphrase", `"passphrase"`, `"keyfile"`, crypto.ErrDamaged},
+		{"passphrase", `argon2id`, `argon2i`, crypto.ErrDamaged},
+		{"passphrase", `"time": 1`, `"time": 2`, crypto.ErrWrongKey},
+		{"passphrase", `"time": 1`, `"time": 0`, crypto.ErrDamaged},
+		{"passphrase", `"time": 1`, `"time": 65`, crypto.ErrDamaged},
+		{"passphrase", `"time": 1`, `"time": 4294967295`, crypto.ErrDamaged},
+		{"passphrase", `"time": 1`, `"time": 4294967296`, crypto.ErrDamaged},
+		{"passphrase", `"threads": 1`, `"threads": 2`, crypto.ErrWrongKey},
+		{"passphrase", `"threads": 1`, `"threads": 0`, crypto.ErrDamaged},
+		{"passphrase", `"threads": 1`, `"threads": 256`, crypto.ErrDamaged},
+		{"passphrase", `19456`, `19455`, crypto.ErrDamaged},
+		{"passphrase", `19456`, `-19456`, crypto.ErrDamaged},
+		{"age", `-----BEGIN`, `\n-----BEGIN`, crypto.ErrDamaged},
+		{"age", `FILE-----\n`, `FILE-----\r\n`, crypto.ErrDamaged},
+		{"age", `FILE-----\n"`, `FILE-----"`, crypto.ErrDamaged},
+		{"age", `"age": "-----`, `"age": "x-----`, crypto.ErrDamaged},
+		{"age", `"age": "-----`, `"salt": "AAAA", "age": "-----`, crypto.ErrDamaged},
+		{"age", `"ark"`, `"oak"`, crypto.ErrDamaged},
+	} {
+		slot := golden(t, tc.kind+".slot")
+		altered := bytes.Replace(slot, []byte(tc.old), []byte(tc.new), 1)
+		if bytes.Equal(altered, slot) {
+			t.Errorf("%s: nothing to replace with %s", tc.kind, tc.new)
+		}
+		if _, _, err := crypto.OpenSlot(altered, secrets[tc.kind]); !errors.Is(err, tc.want) {
+			t.Errorf("%s, %s for %s: error %v, want %v", tc.kind, tc.new, tc.old, err, tc.want)
+		}
+	}
+}
+
+// TestHugeCostTakesNoMemory: parameters out of bounds are refused before anything is taken.
+func TestHugeCostTakesNoMemory(t *testing.T) {
+	slot := golden(t, "passphrase.slot")
+	secret := goldenSecrets(t)["passphrase"]
+	for _, memory := range []string{"4194305", "4294967295", "4294967296", "99999999999999999999", "19455", "8", "0", "-1"} {
+		altered := bytes.Replace(slot, []byte("19456"), []byte(memory), 1)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, err := crypto.OpenSlot(altered, secret)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, crypto.ErrDamaged) {
+			t.Errorf("%s KiB: error %v", memory, err)
+		}
+		if taken := after.TotalAlloc - before.TotalAlloc; taken > 1<<20 {
+			t.Errorf("%s KiB: %d bytes were taken", memory, taken)
+		}
+	}
+}
+
+func TestDefaultCost(t *testing.T) {
+	for _, tc := range []struct{ machine, want uint64 }{
+		{0, 256 << 10}, // unknown
+		{64 << 20, 256 << 10},
+		{2 << 20, 256 << 10},
+		{1 << 20, 128 << 10},
+		{128 << 10, 19 << 10},
+		{1, 19 << 10},
+	} {
+		if got, want := crypto.DefaultKDF(tc.machine), (crypto.KDF{Time: 3, MemoryKiB: uint32(tc.want), Threads: 4}); got != want {
+			t.Errorf("machine of %d KiB: %+v, want %+v", tc.machine, got, want)
+		}
+	}
+	slot, _, err := crypto.SealSlot(crypto.Passphrase([]byte("x")), crypto.SlotInfo{}, newPayload(), crypto.KDF{})
+	if err != nil || !regexp.MustCompile(`"time": 3,\s*"memory_kib": \d+,\s*"threads": 4\s`).Match(slot) {
+		t.Errorf("slot of default cost: %v\n%s", err, slot)
+	}
+}
+
+func TestKeyFiles(t *testing.T) {
+	content := crypto.NewKeyFile()
+	if bytes.Equal(content, crypto.NewKeyFile()) || !regexp.MustCompile(`^# hakobune key file.*\n[A-Za-z0-9+/]{43}=\n$`).Match(content) {
+		t.Errorf("key file:\n%s", content)
+	}
+	slot, _, err := crypto.SealSlot(crypto.KeyFile(content), crypto.SlotInfo{}, newPayload(), crypto.KDF{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	comment, key, _ := strings.Cut(strings.TrimSpace(string(content)), "\n")
+	for what, tc := range map[string]struct {
+		content string
+		opens   bool
+	}{
+		"key alone":         {key, true},
+		"other comments":    {"#\n\n# more\n  " + key + " \n\n# end", true},
+		"ends of Windows":   {comment + "\r\n" + key + "\r\n", true},
+		"no key":            {comment, false},
+		"two keys":          {key + "\n" + key, false},
+		"short":             {key[4:], false},
+		"long":              {"AAAA" + key, false},
+		"not base64":        {strings.Repeat("!", 44), false},
+		"no padding":        {strings.TrimRight(key, "="), false},
+		"broken in two":     {key[:20] + "\n" + key[20:], false},
+		"key in a comment":  {"# " + key, false},
+		"another key":       {string(crypto.NewKeyFile()), false},
+		"trailing bits set": {key[:42] + "/=", false},
+	} {
+		_, _, err := crypto.OpenSlot(slot, crypto.KeyFile([]byte(tc.content)))
+		if tc.opens && err != nil || !tc.opens && !errors.Is(err, crypto.ErrWrongKey) {
+			t.Errorf("%s: error %v", what, err)
+		}
+		if err != nil && strings.Contains(err.Error(), key[:20]) {
+			t.Errorf("%s: the error shows the key: %v", what, err)
+		}
+	}
+}
+
+func TestAgeKeysThatAreNone(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipient := id.Recipient().String()
+	for _, s := range []string{"", "#", "age1", "age1qqqq", id.String(), recipient + "\n" + recipient, "ssh-ed25519 AAAA", strings.ToUpper(recipient[:len(recipient)-1])} {
+		if _, err := crypto.AgeRecipient(s); err == nil || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("recipient %q: error %v", s, err)
+		}
+	}
+	for _, s := range []string{"", "#", "AGE-SECRET-KEY-1", recipient} {
+		if _, err := crypto.AgeIdentities(strings.NewReader(s)); err == nil {
+			t.Errorf("identity %q: no error", s)
+		}
+	}
+}
