@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/moby/moby/client"
 
@@ -42,6 +43,11 @@ type Engine struct {
 	log     *slog.Logger
 	facts   snapshot.Facts
 	info    info
+
+	mu         sync.Mutex
+	containerd *containerd // connected when first needed
+	blobs      string      // directory of containerd's image content
+	savedPaths sync.Map    // image id and configuration to paths of its layers in an archive
 }
 
 // Connect speaks to the engine that o names and learns what Facts tells. The caller closes the
@@ -89,43 +95,14 @@ func open(ep endpoint) (*Engine, error) {
 // Close releases the connections.
 func (e *Engine) Close() error {
 	e.http.CloseIdleConnections()
+	if e.containerd != nil {
+		e.containerd.close()
+	}
 	return e.api.Close()
 }
 
 // Facts says what the engine and its host were when Connect returned.
 func (e *Engine) Facts() snapshot.Facts { return e.facts }
-
-// Containers describes every container of the engine, running or not, in order of names. One that
-// vanishes meanwhile is left out. Changes and ImageKey are not filled in: see Surroundings.
-func (e *Engine) Containers(ctx context.Context) ([]snapshot.Container, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Surroundings describes what cs use: a System with Containers (cs with ImageKey filled in),
-// Images, Volumes, Binds and Networks, and in Problems what could not be described.
-func (e *Engine) Surroundings(ctx context.Context, cs []snapshot.Container) (*snapshot.System, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// OpenLayer opens the uncompressed tar of img.Layers[n], from the engine's own files where they
-// can be read, else out of a save of the image. The bytes are not verified: the caller holds them
-// to the DiffID. The caller closes the reader.
-func (e *Engine) OpenLayer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Upper finds the directory that holds c's changes (the upper directory of its overlay), readable
-// by this process. The error says why there is none: the engine is elsewhere, the driver is not
-// an overlay, its redirect_dir or metacopy option is on, or this process lacks CAP_SYS_ADMIN,
-// without which opaque directories look like plain ones.
-func (e *Engine) Upper(ctx context.Context, c snapshot.Container) (string, error) {
-	return "", errors.ErrUnsupported
-}
-
-// RemoteUpper is Upper for a helper container on the engine's host: the path there, unproven.
-func (e *Engine) RemoteUpper(ctx context.Context, c snapshot.Container) (string, error) {
-	return "", errors.ErrUnsupported
-}
 
 // Pause holds all processes of a running container still. It is snapshot.ErrState if the container
 // is paused already or does not run.
@@ -170,12 +147,6 @@ func (e *Engine) CommitLayer(ctx context.Context, id string) (io.ReadCloser, err
 // be paused or stopped, else this is snapshot.ErrState, for an export of a changing tree ends early
 // without an error. Read returns io.EOF only behind the end mark of a complete tar.
 func (e *Engine) ExportRootfs(ctx context.Context, id string) (io.ReadCloser, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Images describes every image of the engine, without RawConfig and the sizes of layers. Config is
-// empty where the engine does not tell it.
-func (e *Engine) Images(ctx context.Context) ([]snapshot.Image, error) {
 	return nil, errors.ErrUnsupported
 }
 

@@ -1,0 +1,144 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vbatts/tar-split/tar/asm"
+	"github.com/vbatts/tar-split/tar/storage"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+)
+
+// graphFiles reads the image store of a graph driver that keeps layers as directories. A layer's
+// tar was taken apart when it came: what is not content lies in tar-split.json.gz, the contents in
+// the layer's directory. Put together again they are the same bytes.
+//
+//	ROOT/image/DRIVER/imagedb/content/sha256/CONFIG
+//	ROOT/image/DRIVER/layerdb/sha256/CHAIN/{cache-id,tar-split.json.gz}
+//	ROOT/DRIVER/CACHE-ID/diff
+type graphFiles struct {
+	root, driver string
+}
+
+// graphDrivers keep layers as directories in the way above.
+var graphDrivers = []string{"overlay2", "fuse-overlayfs"}
+
+func (g graphFiles) config(_ context.Context, want wanted) ([]byte, error) {
+	return readMeta(filepath.Join(g.root, "image", g.driver, "imagedb", "content", "sha256"), want.id)
+}
+
+// chainID names a layer on top of the ones below it.
+func chainID(diffIDs []string) string {
+	chain := diffIDs[0]
+	for _, id := range diffIDs[1:] {
+		chain = digestOf([]byte(chain + " " + id))
+	}
+	return chain
+}
+
+// meta is the directory that describes a layer.
+func (g graphFiles) meta(img snapshot.Image, n int) (string, error) {
+	ids := make([]string, n+1)
+	for i := range ids {
+		ids[i] = img.Layers[i].DiffID
+	}
+	name, err := hexOf(chainID(ids))
+	return filepath.Join(g.root, "image", g.driver, "layerdb", "sha256", name), err
+}
+
+func (g graphFiles) layer(_ context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
+	meta, err := g.meta(img, n)
+	if err != nil {
+		return nil, err
+	}
+	id, err := os.ReadFile(filepath.Join(meta, "cache-id"))
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenRoot(filepath.Join(g.root, g.driver, strings.TrimSpace(string(id)), "diff"))
+	if err != nil {
+		return nil, err
+	}
+	split, err := openSplit(meta)
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	pr, pw := io.Pipe()
+	a := &assembly{PipeReader: pr, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		err := asm.WriteOutputTarStream(rootGetter{dir}, storage.NewJSONUnpacker(split), pw)
+		pw.CloseWithError(errors.Join(err, split.Close(), dir.Close()))
+	}()
+	return a, nil
+}
+
+func (g graphFiles) size(_ context.Context, img snapshot.Image, n int) int64 {
+	meta, err := g.meta(img, n)
+	if err != nil {
+		return 0
+	}
+	size, err := splitSize(meta)
+	if err != nil {
+		return 0
+	}
+	return size
+}
+
+// assembly is a tar being put together by a goroutine, which Close waits for.
+type assembly struct {
+	*io.PipeReader
+	done chan struct{}
+}
+
+func (a *assembly) Close() error {
+	err := a.PipeReader.Close()
+	<-a.done
+	return err
+}
+
+// openSplit opens what is not content of a layer's tar.
+func openSplit(meta string) (io.ReadCloser, error) {
+	f, err := os.Open(filepath.Join(meta, "tar-split.json.gz"))
+	if err != nil {
+		return nil, err
+	}
+	return decompress(f)
+}
+
+// splitSize adds up the bytes of a layer's tar without touching its contents.
+func splitSize(meta string) (int64, error) {
+	split, err := openSplit(meta)
+	if err != nil {
+		return 0, err
+	}
+	defer split.Close()
+	entries := storage.NewJSONUnpacker(split)
+	var size int64
+	for {
+		entry, err := entries.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return size, nil
+		case err != nil:
+			return 0, err
+		case entry.Type == storage.SegmentType:
+			size += int64(len(entry.Payload))
+		default:
+			size += entry.Size
+		}
+	}
+}
+
+// rootGetter opens files below a layer's directory, and nothing outside whatever links lie in it.
+type rootGetter struct{ dir *os.Root }
+
+func (g rootGetter) Get(name string) (io.ReadCloser, error) {
+	return g.dir.Open(filepath.Clean("./" + name))
+}

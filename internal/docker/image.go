@@ -1,0 +1,248 @@
+package docker
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"path/filepath"
+	"slices"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+)
+
+// imageInspection is what this package reads of GET /images/ID/json.
+type imageInspection struct {
+	ID           string `json:"Id"`
+	RepoTags     []string
+	RepoDigests  []string
+	Os           string
+	Architecture string
+	Size         int64
+	RootFS       struct{ Layers []string }
+	Manifests    []struct {
+		ID        string
+		Available bool
+		Kind      string
+	}
+}
+
+// addImages describes the images that the containers run, and names them in the containers.
+func (e *Engine) addImages(ctx context.Context, s *snapshot.System) error {
+	var keys []wanted
+	places := make([]int, len(s.Containers)) // container to key
+	for i, c := range s.Containers {
+		want := wanted{id: c.ImageID, manifest: platformManifest(c)}
+		same := func(other wanted) bool { return other.id == want.id && other.manifest == want.manifest }
+		if places[i] = slices.IndexFunc(keys, same); places[i] < 0 {
+			places[i], keys = len(keys), append(keys, want)
+		}
+	}
+	found, failures, err := askEach(ctx, keys, e.describeImage)
+	if err != nil {
+		return err
+	}
+	addProblems(s, keys, failures, func(want wanted) string { return "image " + want.id })
+	for i := range s.Containers {
+		if img := found[places[i]]; img != nil {
+			s.Containers[i].ImageKey = img.Config
+		}
+	}
+	for _, img := range found {
+		same := func(other snapshot.Image) bool { return img != nil && other.Config == img.Config }
+		if img != nil && !slices.ContainsFunc(s.Images, same) {
+			s.Images = append(s.Images, *img)
+		}
+	}
+	slices.SortFunc(s.Images, func(a, b snapshot.Image) int { return cmp.Compare(a.Config, b.Config) })
+	return nil
+}
+
+// platformManifest is the manifest that a container was made from, where its engine tells: its image
+// may be an index of several platforms.
+func platformManifest(c snapshot.Container) string {
+	var in inspection
+	if err := json.Unmarshal(c.Inspect, &in); err != nil || in.ImageManifestDescriptor == nil {
+		return ""
+	}
+	return in.ImageManifestDescriptor.Digest
+}
+
+// inspectImage asks for an image and returns the answer also as it came.
+func (e *Engine) inspectImage(ctx context.Context, ref string, query url.Values) (imageInspection, json.RawMessage, error) {
+	var in imageInspection
+	raw, err := e.get(ctx, "/images/"+ref+"/json", query)
+	if err != nil {
+		return in, nil, fail(err, nil, "inspect image %s", ref)
+	}
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return in, nil, fmt.Errorf("inspect image %s: %w", ref, err)
+	}
+	return in, bytes.TrimSpace(raw), nil
+}
+
+// image is what an inspection says of an image.
+func (in imageInspection) image() snapshot.Image {
+	img := snapshot.Image{ID: in.ID, Tags: in.RepoTags, Digests: in.RepoDigests, OS: in.Os, Arch: in.Architecture, Size: in.Size}
+	for _, id := range in.RootFS.Layers {
+		img.Layers = append(img.Layers, snapshot.Layer{DiffID: id})
+	}
+	return img
+}
+
+// describeImage describes an image in full, with its configuration file and the sizes of layers.
+func (e *Engine) describeImage(ctx context.Context, want wanted) (snapshot.Image, error) {
+	in, raw, err := e.inspectImage(ctx, want.id, nil)
+	if err != nil {
+		return snapshot.Image{}, err
+	}
+	img := in.image()
+	img.Inspect = raw
+	want.diffIDs = in.RootFS.Layers
+	var files imageFiles
+	if files, img.RawConfig, err = e.readConfig(ctx, want); err != nil {
+		return snapshot.Image{}, fmt.Errorf("configuration of image %s: %w", want.id, err)
+	}
+	config, err := parseConfig(img.RawConfig)
+	if err != nil {
+		return snapshot.Image{}, fmt.Errorf("configuration of image %s: %w", want.id, err)
+	}
+	img.Config, img.OS, img.Arch = digestOf(img.RawConfig), config.OS, config.Architecture
+	img.Layers = make([]snapshot.Layer, len(config.RootFS.DiffIDs)) // of the container's platform
+	for i, id := range config.RootFS.DiffIDs {
+		img.Layers[i].DiffID = id
+	}
+	for i := range img.Layers {
+		img.Layers[i].Size = files.size(ctx, img, i)
+	}
+	return img, nil
+}
+
+// readConfig reads the configuration of an image from the first place that has it.
+func (e *Engine) readConfig(ctx context.Context, want wanted) (imageFiles, []byte, error) {
+	var errs []error
+	for _, files := range e.files(ctx) {
+		raw, err := files.config(ctx, want)
+		if err == nil {
+			return files, raw, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+// OpenLayer opens the uncompressed tar of img.Layers[n], from the engine's own files where they
+// can be read, else out of a save of the image. The bytes are not verified: the caller holds them
+// to the DiffID. The caller closes the reader.
+func (e *Engine) OpenLayer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
+	if n < 0 || n >= len(img.Layers) {
+		return nil, fmt.Errorf("layer %d of image %s: it has %d", n, img.ID, len(img.Layers))
+	}
+	var errs []error
+	for _, files := range e.files(ctx) {
+		r, err := files.layer(ctx, img, n)
+		if err == nil {
+			return r, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("layer %s of image %s: %w", img.Layers[n].DiffID, img.ID, errors.Join(errs...))
+}
+
+// files are the ways to read images, best first.
+func (e *Engine) files(ctx context.Context) []imageFiles {
+	ways := []imageFiles{savedFiles{e}}
+	if !e.facts.Local {
+		return ways
+	}
+	if slices.Contains(graphDrivers, e.info.Driver) && !e.facts.Containerd {
+		return slices.Insert(ways, 0, imageFiles(graphFiles{root: e.info.DockerRootDir, driver: e.info.Driver}))
+	}
+	if !e.facts.Containerd {
+		return ways
+	}
+	blobs, err := e.contentBlobs(ctx)
+	if err != nil {
+		e.log.Warn("image content is read through the engine, which is slow", "cause", err)
+		return ways
+	}
+	return slices.Insert(ways, 0, imageFiles(contentFiles{blobs: blobs}))
+}
+
+// contentBlobs returns the directory of containerd's image content.
+func (e *Engine) contentBlobs(ctx context.Context) (string, error) {
+	e.mu.Lock()
+	blobs := e.blobs
+	e.mu.Unlock()
+	if blobs != "" {
+		return blobs, nil
+	}
+	c, err := e.dialContainerd()
+	if err != nil {
+		return "", err
+	}
+	root, err := c.contentRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.blobs = filepath.Join(root, "blobs", "sha256")
+	return e.blobs, nil
+}
+
+// Images describes every image of the engine, without RawConfig and the sizes of layers. Config is
+// empty where the engine does not tell it.
+func (e *Engine) Images(ctx context.Context) ([]snapshot.Image, error) {
+	raw, err := e.get(ctx, "/images/json", nil)
+	if err != nil {
+		return nil, fail(err, nil, "list images")
+	}
+	var list []struct{ ID string }
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	found, failures, err := askEach(ctx, list, func(ctx context.Context, one struct{ ID string }) (snapshot.Image, error) {
+		return e.listedImage(ctx, one.ID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var images []snapshot.Image
+	for i, img := range found {
+		if err := failures[i]; err != nil && !errors.Is(err, snapshot.ErrMissing) { // it may vanish meanwhile
+			return nil, err
+		}
+		if img != nil {
+			images = append(images, *img)
+		}
+	}
+	return images, nil
+}
+
+// listedImage describes an image without reading more than its configuration.
+func (e *Engine) listedImage(ctx context.Context, id string) (snapshot.Image, error) {
+	in, raw, err := e.inspectImage(ctx, id, nil)
+	if err != nil {
+		return snapshot.Image{}, err
+	}
+	img := in.image()
+	img.Inspect = raw
+	if !e.facts.Containerd {
+		img.Config = img.ID
+		return img, nil
+	}
+	for _, files := range e.files(ctx) {
+		if content, local := files.(contentFiles); local {
+			config, err := content.config(ctx, wanted{id: id, diffIDs: in.RootFS.Layers})
+			if err == nil { // content of an image that is not all there may be missing
+				img.Config = digestOf(config)
+			}
+		}
+	}
+	return img, nil
+}
