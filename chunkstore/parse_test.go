@@ -1,0 +1,131 @@
+package chunkstore
+
+// Parsers of what lies inside the encryption: internal tests, since nothing of it is exported.
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+func samplePack() []byte {
+	b := newPackBuilder(Data)
+	b.add(packEntry{id: ID{1}, kind: Data, codec: raw, plain: 3}, []byte("abc"))
+	b.add(packEntry{id: ID{2}, kind: Data, codec: zstdFast, plain: 900}, []byte("compressed"))
+	return b.finish()
+}
+
+func sampleIndex() []byte {
+	p := &indexedPack{PackRef: PackRef{Kind: Data, ID: PackID{9}}, plainSize: 1000}
+	return marshalIndex([]*indexedPack{p}, []location{
+		{packEntry{id: ID{2}, kind: Data, codec: zstdFast, offset: 3, stored: 10, plain: 900}, p},
+		{packEntry{id: ID{1}, kind: Data, offset: 0, stored: 3, plain: 3}, p},
+	})
+}
+
+func FuzzParsePack(f *testing.F) {
+	f.Add(samplePack())
+	f.Add(samplePack()[40:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		entries, err := parsePack(b)
+		if err != nil {
+			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		for _, e := range entries {
+			if int64(e.offset)+int64(e.stored) > int64(len(b)) {
+				t.Fatalf("chunk beyond the pack: %+v", e)
+			}
+		}
+	})
+}
+
+func FuzzParseIndex(f *testing.F) {
+	f.Add(sampleIndex())
+	f.Add(sampleIndex()[:70])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		packs := map[PackID]*indexedPack{}
+		all, err := appendIndex(nil, packs, b)
+		if err != nil {
+			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		for _, l := range all {
+			if int64(l.offset)+int64(l.stored) > l.pack.plainSize {
+				t.Fatalf("chunk beyond its pack: %+v", l)
+			}
+		}
+	})
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(`{"magic":"hakobune","version":1,"repository":"00112233445566778899aabbccddeeff","chunker":{"min":1048576,"bits":19,"max":8388608}}`))
+	f.Fuzz(func(_ *testing.T, b []byte) { parseConfig(b) })
+}
+
+// The index's plaintext is the same whatever the order in which chunks were packed.
+func TestIndexIsSorted(t *testing.T) {
+	all, err := appendIndex(nil, map[PackID]*indexedPack{}, sampleIndex())
+	if err != nil || len(all) != 2 || bytes.Compare(all[0].id[:], all[1].id[:]) >= 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+func TestPaddedSizes(t *testing.T) {
+	for n := int64(1); n < 40<<20; n += n/7 + 1 {
+		p := paddedPlain(n)
+		target := padme(crypto.SealedSize(n))
+		if p < n || crypto.SealedSize(p) > target || crypto.SealedSize(p) < target-32 {
+			t.Fatalf("%d bytes are padded to %d: sealed %d of %d", n, p, crypto.SealedSize(p), target)
+		}
+	}
+	if got := padme(9); got != 10 { // from the paper's definition: E=3, S=2, one bit cleared
+		t.Errorf("padme(9) = %d", got)
+	}
+}
+
+func TestParsePackName(t *testing.T) {
+	ref := PackRef{Kind: Meta, Writer: crypto.WriterID{1, 2}, ID: PackID{0xab}}
+	if got, err := parsePackName(ref.Name()); err != nil || got != ref {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "p/x", "x/" + ref.Name()[2:], ref.Name() + "0", ref.Name()[:len(ref.Name())-2] + "AB"} {
+		if _, err := parsePackName(bad); err == nil {
+			t.Errorf("%q was taken for a pack", bad)
+		}
+	}
+}
+
+func TestSubset(t *testing.T) {
+	for s, want := range map[string]Subset{"5%": {Percent: 5}, "2/7": {N: 2, T: 7}, "2G": {Bytes: 2 << 30}, "10MiB": {Bytes: 10 << 20}, "100%": {Percent: 100}} {
+		if got, err := ParseSubset(s); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", s, got, err)
+		}
+	}
+	for _, bad := range []string{"", "0%", "101%", "NaN%", "0/3", "4/3", "1/300", "-1G", "x"} {
+		if got, err := ParseSubset(bad); err == nil {
+			t.Errorf("%q was read as %+v", bad, got)
+		}
+	}
+	// Parts are disjoint and together everything.
+	stored := map[string]int64{}
+	for i := range 100 {
+		stored[PackRef{Kind: Data, ID: PackID{byte(i), byte(i * 7)}}.Name()] = int64(i)
+	}
+	seen := map[string]int{}
+	for n := 1; n <= 3; n++ {
+		names, _ := Subset{N: n, T: 3}.selectPacks(stored)
+		for _, name := range names {
+			seen[name]++
+		}
+	}
+	if len(seen) != len(stored) {
+		t.Errorf("three parts hold %d of %d packs", len(seen), len(stored))
+	}
+}
