@@ -134,7 +134,7 @@ func TestContentChanges(t *testing.T) {
 		{"nothing", func(string) error { return nil }, 200_000},
 		{"shrinks", func(p string) error { return os.Truncate(p, 1000) }, 1000},
 		{"emptied", func(p string) error { return os.Truncate(p, 0) }, 0},
-		{"grows", func(p string) error { return os.Truncate(p, 1 << 20) }, 200_000},
+		{"grows", func(p string) error { return os.Truncate(p, 1<<20) }, 200_000},
 		{"removed", os.Remove, 200_000},
 		{"replaced", func(p string) error {
 			return errors.Join(os.WriteFile(p+"2", nil, 0o600), os.Rename(p+"2", p))
