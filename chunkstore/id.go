@@ -32,9 +32,9 @@ func (id *ID) UnmarshalText(b []byte) error {
 // Ref is a piece of a chunk's plaintext: Length bytes from Offset. A whole chunk has Offset 0 and
 // its own length.
 type Ref struct {
-	ID     ID
-	Offset uint32
-	Length uint32
+	ID     ID     `json:"id"`
+	Offset uint32 `json:"offset,omitempty"`
+	Length uint32 `json:"length"`
 }
 
 // Kind says what a chunk holds, and so which kind of pack it lies in.
