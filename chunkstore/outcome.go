@@ -86,7 +86,9 @@ func (s *Session) foreignPacks() []byte {
 	defer s.mu.Unlock()
 	refs := make([][]byte, 0, len(s.used))
 	for p := range s.used {
-		refs = append(refs, p.append(nil))
+		if !s.own[p.ID] {
+			refs = append(refs, p.append(nil))
+		}
 	}
 	slices.SortFunc(refs, bytes.Compare)
 	return slices.Concat(refs...)

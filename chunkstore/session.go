@@ -38,7 +38,8 @@ type Session struct {
 	pipe   *pipeline
 
 	mu      sync.Mutex
-	pending map[ID]bool      // chunks of this session, uploaded or on their way
+	pending map[ID]bool      // chunks on their way to a pack that is stored
+	own     map[PackID]bool  // packs of this session
 	used    map[PackRef]bool // packs of others that the snapshot relies on
 	deltas  int              // index deltas written
 	packs   []*indexedPack   // uploaded since the last delta
@@ -86,7 +87,7 @@ func (r *Repository) Begin(ctx context.Context, o BeginOptions) (*Session, error
 	}
 	s := &Session{
 		repo: r, id: newSessionID(time.Now()), writer: w, release: release, atomic: conditional,
-		pending: map[ID]bool{}, used: map[PackRef]bool{},
+		pending: map[ID]bool{}, own: map[PackID]bool{}, used: map[PackRef]bool{},
 	}
 	record := sessionRecord{Version: 1, Host: o.Host, Program: o.Program, Started: time.Now().UTC(), Pid: os.Getpid()}
 	if err := s.announce(ctx, record); err != nil {
@@ -200,8 +201,8 @@ func (s *Session) claim(id ID) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pending[id] {
-		return true, nil
+	if _, stored := s.repo.index.usable(id); stored || s.pending[id] {
+		return true, nil // it came since Keep looked, or is coming
 	}
 	s.pending[id] = true
 	return false, nil
@@ -256,9 +257,11 @@ func (s *Session) uploaded(p *indexedPack, entries []packEntry) {
 	s.repo.index.add(p, entries)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.own[p.ID] = true
 	s.packs = append(s.packs, p)
 	for _, e := range entries {
 		s.chunks = append(s.chunks, location{e, p})
+		delete(s.pending, e.id)
 	}
 }
 
