@@ -310,7 +310,7 @@ func TestHeadersSwapped(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	k := newKeys(t)
 	plain := pattern(pkg + 1)
-	want := k.ChunkID(plain)
+	want, named := k.ChunkID(plain), k.NamedID("x")
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -321,7 +321,7 @@ func TestConcurrentUse(t *testing.T) {
 					return
 				}
 				got, err := k.Open(crypto.TypeMetaPack, "name", object)
-				if err != nil || k.ChunkID(got) != want || k.NamedID("x") != k.NamedID("x") {
+				if err != nil || k.ChunkID(got) != want || k.NamedID("x") != named {
 					t.Errorf("not what was sealed: %v", err)
 				}
 			}

@@ -32,7 +32,10 @@ func TestNothingPrintsSecrets(t *testing.T) {
 	type unexportedMaster struct{ m crypto.Master }
 	text := base64.StdEncoding.EncodeToString(secret)
 	for _, v := range []any{
-		master, &master, []crypto.Master{master}, map[string]crypto.Master{"m": master}, unexportedMaster{master},
+		master, &master,
+		[]crypto.Master{master},
+		map[string]crypto.Master{"m": master},
+		unexportedMaster{master},
 		crypto.Payload{Masters: []crypto.Master{master}},
 		keys, *keys, &keys,
 		crypto.Passphrase(secret), crypto.KeyFile([]byte(text)), ids,
@@ -89,6 +92,9 @@ func TestPlaceholders(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("%s: %q, want %s", how, out, want)
 		}
+	}
+	if master.String() != want || master.GoString() != want || master.LogValue().String() != want {
+		t.Errorf("String %s, GoString %s, LogValue %v", master.String(), master.GoString(), master.LogValue())
 	}
 	keys := vectorKeys(t, 1)
 	if got, want := fmt.Sprintf("%#v", keys), "[keys of repository 000102030405060708090a0b0c0d0e0f]"; got != want {
