@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -79,31 +78,6 @@ func (s *store) Keep(ids ...chunkstore.ID) bool {
 		}
 	}
 	return true
-}
-
-// Read gives the bytes of refs back to back.
-func (s *store) Read(_ context.Context, refs iter.Seq2[chunkstore.Ref, error]) io.ReadCloser {
-	pr, pw := io.Pipe()
-	go func() {
-		for r, err := range refs {
-			if err != nil {
-				pw.CloseWithError(err)
-				return
-			}
-			s.mu.Lock()
-			c, ok := s.chunks[r.ID]
-			s.mu.Unlock()
-			if !ok || uint64(r.Offset)+uint64(r.Length) > uint64(len(c)) {
-				pw.CloseWithError(fmt.Errorf("chunk %v: not there", r.ID))
-				return
-			}
-			if _, err := pw.Write(c[r.Offset : r.Offset+r.Length]); err != nil {
-				return
-			}
-		}
-		pw.Close()
-	}()
-	return pr
 }
 
 // node is a node of a fake tree.
