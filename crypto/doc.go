@@ -93,6 +93,6 @@
 //
 // # Compatibility
 //
-// Everything here is frozen in version 1. The vectors and golden slots of the tests stem from a second
-// implementation; each later version must pass them unaltered.
+// Everything here is frozen in version 1. The tests hold vectors and golden slots, most of them made by a
+// second implementation (testdata/v1/vectors.py); each later version must pass them unaltered.
 package crypto

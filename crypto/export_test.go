@@ -12,3 +12,12 @@ func MasterOf(epoch uint32, b [32]byte) Master { return newMaster(epoch, &b) }
 
 // DefaultKDF returns what the zero KDF stands for on a machine of the given memory.
 func DefaultKDF(machineKiB uint64) KDF { return KDF{}.orDefault(machineKiB) }
+
+// ObjectKey returns the key of the object with the given header.
+func ObjectKey(k *Keys, t Type, name string, header []byte) ([]byte, error) {
+	key, err := k.headerKey(t, name, header)
+	if err != nil {
+		return nil, err
+	}
+	return key[:], nil
+}

@@ -307,6 +307,44 @@ func TestHeadersSwapped(t *testing.T) {
 	refused(t, k, append(slices.Clone(a[:crypto.HeaderSize]), b[crypto.HeaderSize:]...), "header of another")
 }
 
+// TestOtherStreams: under the right key, a stream of DARE 1.0 or of another cipher is refused all the
+// same. A default configuration of sio takes all of these.
+func TestOtherStreams(t *testing.T) {
+	k := newKeys(t)
+	for _, n := range []int{1, pkg, pkg + 1} {
+		plain := pattern(n)
+		object := seal(t, k, plain)
+		header := object[:crypto.HeaderSize]
+		key, err := crypto.ObjectKey(k, crypto.TypeDataPack, "name", header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tc := range []struct {
+			version, cipher byte
+			opens           bool
+		}{
+			{sio.Version20, sio.AES_256_GCM, true},
+			{sio.Version20, sio.CHACHA20_POLY1305, false},
+			{sio.Version10, sio.AES_256_GCM, false},
+			{sio.Version10, sio.CHACHA20_POLY1305, false},
+		} {
+			stream := new(bytes.Buffer)
+			config := sio.Config{MinVersion: tc.version, MaxVersion: tc.version, CipherSuites: []byte{tc.cipher}, Key: key}
+			if _, err := sio.Encrypt(stream, bytes.NewReader(plain), config); err != nil {
+				t.Fatal(err)
+			}
+			got, err := k.Open(crypto.TypeDataPack, "name", slices.Concat(header, stream.Bytes()))
+			if tc.opens != (err == nil) || tc.opens != bytes.Equal(got, plain) || !tc.opens && !errors.Is(err, crypto.ErrDamaged) {
+				t.Errorf("%+v of %d bytes: %d bytes, error %v", tc, n, len(got), err)
+			}
+			got, err = k.OpenRange(crypto.TypeDataPack, "name", header, int64(n), 0, int64(n), stream.Bytes())
+			if tc.opens != (err == nil) || tc.opens != bytes.Equal(got, plain) || !tc.opens && !errors.Is(err, crypto.ErrDamaged) {
+				t.Errorf("range of %+v of %d bytes: %d bytes, error %v", tc, n, len(got), err)
+			}
+		}
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	k := newKeys(t)
 	plain := pattern(pkg + 1)

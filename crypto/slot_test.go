@@ -111,7 +111,7 @@ func samePayload(t *testing.T, got, want crypto.Payload) {
 }
 
 // TestGoldenSlots: what earlier versions wrote opens. The passphrase and key-file slots were written
-// by a second implementation, in another language, from docs/format.md.
+// by a second implementation, testdata/v1/vectors.py.
 func TestGoldenSlots(t *testing.T) {
 	want := crypto.Payload{
 		Repository: crypto.RepositoryID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
@@ -218,21 +218,21 @@ func TestSealSlotRefuses(t *testing.T) {
 		payload crypto.Payload
 		cost    crypto.KDF
 	}{
-		"empty passphrase":    {secret: crypto.Passphrase(nil), payload: newPayload(), cost: cheap},
-		"identities":          {secret: good["age"].open, payload: newPayload()},
-		"no masters":          {secret: file},
-		"epoch missing":       {secret: file, payload: crypto.Payload{Masters: []crypto.Master{crypto.NewMaster(2)}}},
-		"control character":   {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: "\x1b[2J"}},
-		"line separator":      {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\u2028"}},
-		"not UTF-8":           {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\xff"}},
-		"long label":          {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: strings.Repeat("x", 257)}},
-		"time without a year": {secret: file, payload: newPayload(), info: crypto.SlotInfo{Created: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}},
-		"huge configuration":  {secret: file, payload: crypto.Payload{Config: make([]byte, 1<<20), Masters: newPayload().Masters}},
-		"too little memory":   {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19<<10 - 1, Threads: 1}},
-		"too much memory":     {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 4<<20 + 1, Threads: 1}},
-		"no pass":             {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{MemoryKiB: 19 << 10, Threads: 1}},
-		"too many passes":     {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 65, MemoryKiB: 19 << 10, Threads: 1}},
-		"no thread":           {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19 << 10}},
+		"empty passphrase":   {secret: crypto.Passphrase(nil), payload: newPayload(), cost: cheap},
+		"identities":         {secret: good["age"].open, payload: newPayload()},
+		"no masters":         {secret: file},
+		"epoch missing":      {secret: file, payload: crypto.Payload{Masters: []crypto.Master{crypto.NewMaster(2)}}},
+		"control character":  {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: "\x1b[2J"}},
+		"line separator":     {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\u2028"}},
+		"not UTF-8":          {secret: file, payload: newPayload(), info: crypto.SlotInfo{Host: "\xff"}},
+		"long label":         {secret: file, payload: newPayload(), info: crypto.SlotInfo{Label: strings.Repeat("x", 257)}},
+		"year 10000":         {secret: file, payload: newPayload(), info: crypto.SlotInfo{Created: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		"huge configuration": {secret: file, payload: crypto.Payload{Config: make([]byte, 1<<20), Masters: newPayload().Masters}},
+		"too little memory":  {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19<<10 - 1, Threads: 1}},
+		"too much memory":    {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 4<<20 + 1, Threads: 1}},
+		"no pass":            {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{MemoryKiB: 19 << 10, Threads: 1}},
+		"too many passes":    {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 65, MemoryKiB: 19 << 10, Threads: 1}},
+		"no thread":          {secret: good["passphrase"].seal, payload: newPayload(), cost: crypto.KDF{Time: 1, MemoryKiB: 19 << 10}},
 	} {
 		if slot, id, err := crypto.SealSlot(tc.secret, tc.info, tc.payload, tc.cost); err == nil || slot != nil || id != "" {
 			t.Errorf("%s: %d bytes, id %q, error %v", what, len(slot), id, err)

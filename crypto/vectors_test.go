@@ -10,8 +10,7 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-// The vectors were computed by a second implementation, in another language, from docs/format.md.
-// They are frozen: a change here is a change of the format.
+// The vectors were computed by a second implementation, testdata/v1/vectors.py. They are frozen: a change here is a change of the format.
 
 func vectorKeys(t testing.TB, epochs int) *crypto.Keys {
 	t.Helper()
