@@ -58,6 +58,7 @@ const (
 	PartRuntime   Part = "runtime"    // an OCI runtime other than the default
 	PartLogDriver Part = "log-driver" // driver and options of logging
 	PartDevices   Part = "devices"    // host devices, device rules and GPU requests
+	PartCgroup    Part = "cgroup"     // parent cgroup and cgroup namespace
 	PartAddresses Part = "addresses"  // fixed IP and MAC addresses in networks
 	PartHostIPs   Part = "host-ips"   // host addresses of published ports
 	PartRestart   Part = "restart"    // the restart policy

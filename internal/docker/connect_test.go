@@ -21,7 +21,10 @@ func ctxOf(t testing.TB) context.Context {
 // each runs a test once for every engine, side by side.
 func each(t *testing.T, test func(t *testing.T, h dockertest.Host, e *docker.Engine)) {
 	for _, h := range dockertest.Engines(t) {
-		t.Run(h.Name, func(t *testing.T) { test(t, h, connect(t, h)) })
+		t.Run(h.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, h, connect(t, h))
+		})
 	}
 }
 
@@ -52,5 +55,15 @@ func TestDown(t *testing.T) {
 	_, err := docker.Connect(ctxOf(t), docker.Options{Host: "unix://" + socket})
 	if !errors.Is(err, docker.ErrDown) || !strings.Contains(err.Error(), socket) {
 		t.Fatal(err)
+	}
+}
+
+// waitFor waits until something that the engine does in its own time has come about.
+func waitFor(t testing.TB, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come about in 20 s")
+		}
 	}
 }

@@ -1,16 +1,19 @@
 package docker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/moby/moby/client/pkg/versions"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -91,8 +94,7 @@ func (e *Engine) Containers(ctx context.Context) ([]snapshot.Container, error) {
 	group.SetLimit(parallel)
 	for i := range list {
 		group.Go(func() (err error) {
-			inspected[i], err = e.get(ctx, "/containers/"+list[i].ID+"/json", nil)
-			err = fail(err, nil, "inspect container %.12s", list[i].ID)
+			inspected[i], err = e.inspectRaw(ctx, list[i].ID)
 			if errors.Is(err, snapshot.ErrMissing) {
 				return nil
 			}
@@ -103,6 +105,33 @@ func (e *Engine) Containers(ctx context.Context) ([]snapshot.Container, error) {
 		return nil, err
 	}
 	return describeAll(slices.DeleteFunc(inspected, func(raw json.RawMessage) bool { return raw == nil }))
+}
+
+// inspectRaw asks for one container. From API 1.52 on the answer no longer tells a MAC address that
+// the user asked for from one that the engine made up; the older API does, in Config.MacAddress,
+// which is put back.
+func (e *Engine) inspectRaw(ctx context.Context, id string) (json.RawMessage, error) {
+	raw, err := e.get(ctx, "/containers/"+id+"/json", nil)
+	if err != nil || versions.LessThan(e.facts.APIVersion, "1.52") {
+		return bytes.TrimSpace(raw), fail(err, nil, "inspect container %.12s", id)
+	}
+	older, err := e.callVersion(ctx, "1.51", http.MethodGet, "/containers/"+id+"/json", nil, nil)
+	if err != nil {
+		return nil, fail(err, nil, "inspect container %.12s", id)
+	}
+	var asked struct{ Config struct{ MacAddress string } }
+	if err := json.Unmarshal(older, &asked); err != nil {
+		return nil, fmt.Errorf("inspect container %.12s: %w", id, err)
+	}
+	if asked.Config.MacAddress == "" {
+		return bytes.TrimSpace(raw), nil
+	}
+	whole, err := parseObject(raw)
+	if err != nil {
+		return nil, fmt.Errorf("inspect container %.12s: %w", id, err)
+	}
+	whole.child("Config")["MacAddress"] = asked.Config.MacAddress
+	return json.Marshal(whole)
 }
 
 // describeAll describes containers from their inspections.

@@ -104,29 +104,6 @@ func (e *Engine) Close() error {
 // Facts says what the engine and its host were when Connect returned.
 func (e *Engine) Facts() snapshot.Facts { return e.facts }
 
-// Pause holds all processes of a running container still. It is snapshot.ErrState if the container
-// is paused already or does not run.
-func (e *Engine) Pause(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Unpause lets a paused container go on. It is snapshot.ErrState if the container is not paused.
-func (e *Engine) Unpause(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Stop stops a container, with its own stop signal and grace period, and waits until it stands.
-// Stopping one that does not run does nothing.
-func (e *Engine) Stop(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Start starts a container. Starting one that runs does nothing. After an error the container must
-// be removed and created again, never just started again: engines from 29 on drop a network from
-// the container when joining it fails.
-func (e *Engine) Start(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Exec runs argv in a running container and returns its exit code. At most 64 KiB of what it
-// writes (to both its outputs) go to out, the rest is dropped; out may be nil. When ctx ends the
-// command is left to itself, for the engine has no way to end it.
-func (e *Engine) Exec(ctx context.Context, id string, argv []string, out io.Writer) (int, error) {
-	return 0, errors.ErrUnsupported
-}
-
 // Helper runs this program in a container on the engine's host. What is written to the stream is
 // the program's input, what is read from it is its output, and Read ends with io.EOF only if the
 // program ended with code 0: else with an error that holds the last lines of its error output.
@@ -148,82 +125,4 @@ func (e *Engine) CommitLayer(ctx context.Context, id string) (io.ReadCloser, err
 // without an error. Read returns io.EOF only behind the end mark of a complete tar.
 func (e *Engine) ExportRootfs(ctx context.Context, id string) (io.ReadCloser, error) {
 	return nil, errors.ErrUnsupported
-}
-
-// Load gives the engine an image archive. It fails also where the engine reports a failure inside
-// a successful answer. What was loaded is to be held against CheckImage.
-func (e *Engine) Load(ctx context.Context, r io.Reader) error { return errors.ErrUnsupported }
-
-// Pull has the engine pull an image.
-func (e *Engine) Pull(ctx context.Context, ref string) error { return errors.ErrUnsupported }
-
-// Tag gives the image (an id or a reference) one more reference.
-func (e *Engine) Tag(ctx context.Context, image, ref string) error { return errors.ErrUnsupported }
-
-// Untag removes a reference, and the image with it if that was its last one and no container uses
-// it. A reference that is not there is no error.
-func (e *Engine) Untag(ctx context.Context, ref string) error { return errors.ErrUnsupported }
-
-// CheckImage returns the engine's id of the image ref. It is snapshot.ErrMissing if there is none,
-// and an error if its layers are not those of want or not all there.
-func (e *Engine) CheckImage(ctx context.Context, ref string, want snapshot.Image) (string, error) {
-	return "", errors.ErrUnsupported
-}
-
-// CreateVolume creates v under a name, with labels added to its own. It is snapshot.ErrExists if
-// there is a volume of that name.
-func (e *Engine) CreateVolume(ctx context.Context, v snapshot.Volume, name string, labels map[string]string) error {
-	return errors.ErrUnsupported
-}
-
-// VolumeMountpoint returns the directory of a volume on the engine's host.
-func (e *Engine) VolumeMountpoint(ctx context.Context, name string) (string, error) {
-	return "", errors.ErrUnsupported
-}
-
-// RemoveVolume removes a volume that no container uses. One that is not there is no error.
-func (e *Engine) RemoveVolume(ctx context.Context, name string) error { return errors.ErrUnsupported }
-
-// CreateNetwork creates n under a name, with labels added to its own. Where its subnets are taken
-// it gets others, which a warning tells. It is snapshot.ErrExists if there is a network of that
-// name.
-func (e *Engine) CreateNetwork(ctx context.Context, n snapshot.Network, name string, labels map[string]string) (id string, warnings []string, err error) {
-	return "", nil, errors.ErrUnsupported
-}
-
-// RemoveNetwork removes a network that no container uses. One that is not there is no error.
-func (e *Engine) RemoveNetwork(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// Misfits says which parts of c this engine would refuse or be unable to start, as far as it tells:
-// more processors than it has, an unknown runtime or log driver, devices that are not there.
-func (e *Engine) Misfits(c snapshot.Container) []snapshot.Misfit { return nil }
-
-// CreateContainer creates c again, from everything its inspection said, where and how p says. It
-// does not start it. Networks, volumes and the containers that it refers to must be there. The
-// warnings are the engine's, and what of the configuration had to be left out. It is
-// snapshot.ErrExists if the name is taken, and nothing is left behind after an error.
-func (e *Engine) CreateContainer(ctx context.Context, c snapshot.Container, p snapshot.Placement) (id string, warnings []string, err error) {
-	return "", nil, errors.ErrUnsupported
-}
-
-// Rename gives a container another name; snapshot.ErrExists if that is taken.
-func (e *Engine) Rename(ctx context.Context, id, name string) error { return errors.ErrUnsupported }
-
-// RemoveContainer ends and removes a container, not its volumes. One that is not there is no error.
-func (e *Engine) RemoveContainer(ctx context.Context, id string) error { return errors.ErrUnsupported }
-
-// State says how a container is doing.
-func (e *Engine) State(ctx context.Context, id string) (snapshot.State, error) {
-	return snapshot.State{}, errors.ErrUnsupported
-}
-
-// PutArchive unpacks a tar below path in a container, running or not. Whiteouts in it would become
-// plain files.
-func (e *Engine) PutArchive(ctx context.Context, id, path string, tar io.Reader) error {
-	return errors.ErrUnsupported
-}
-
-// Names lists what the engine has.
-func (e *Engine) Names(ctx context.Context) (snapshot.Names, error) {
-	return snapshot.Names{}, errors.ErrUnsupported
 }

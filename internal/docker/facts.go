@@ -21,19 +21,17 @@ import (
 
 // info is what GET /info says, as far as this package needs it.
 type info struct {
-	ID                                       string
-	Driver                                   string
-	DriverStatus                             [][2]string
-	DockerRootDir, Name, ServerVersion       string
-	OSType, Architecture, KernelVersion      string
-	CgroupVersion, LoggingDriver, SystemTime string
-	NCPU                                     int
-	MemTotal                                 int64
-	DefaultRuntime                           string
-	Runtimes                                 map[string]json.RawMessage
-	Plugins                                  struct{ Volume, Network, Log []string }
-	SecurityOptions                          []string
-	Containerd                               *containerdInfo
+	ID                                  string
+	Driver                              string
+	DriverStatus                        [][2]string
+	DockerRootDir, Name, ServerVersion  string
+	OSType, Architecture, KernelVersion string
+	CgroupVersion, CgroupDriver         string
+	NCPU                                int
+	MemTotal                            int64
+	Runtimes                            map[string]json.RawMessage
+	Plugins                             struct{ Volume, Network, Log []string }
+	Containerd                          *containerdInfo
 }
 
 // containerdInfo says where the engine's containerd listens (API 1.46 and later).

@@ -236,13 +236,19 @@ func (e *Engine) listedImage(ctx context.Context, id string) (snapshot.Image, er
 		img.Config = img.ID
 		return img, nil
 	}
-	for _, files := range e.files(ctx) {
-		if content, local := files.(contentFiles); local {
-			config, err := content.config(ctx, wanted{id: id, diffIDs: in.RootFS.Layers})
-			if err == nil { // content of an image that is not all there may be missing
-				img.Config = digestOf(config)
-			}
-		}
+	if config, err := e.localConfig(ctx, in); err == nil {
+		img.Config = digestOf(config)
 	}
 	return img, nil
+}
+
+// localConfig reads the configuration of an image in containerd's store if that lies on this host:
+// it is not worth a save of the image.
+func (e *Engine) localConfig(ctx context.Context, in imageInspection) ([]byte, error) {
+	for _, files := range e.files(ctx) {
+		if content, local := files.(contentFiles); local {
+			return content.config(ctx, wanted{id: in.ID, diffIDs: in.RootFS.Layers})
+		}
+	}
+	return nil, errors.ErrUnsupported
 }

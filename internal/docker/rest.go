@@ -35,7 +35,12 @@ func (e *Engine) post(ctx context.Context, path string, query url.Values, body a
 }
 
 func (e *Engine) call(ctx context.Context, method, path string, query url.Values, body any) (json.RawMessage, error) {
-	u := url.URL{Scheme: e.scheme, Host: e.addr, Path: "/v" + e.api.ClientVersion() + path, RawQuery: query.Encode()}
+	return e.callVersion(ctx, e.api.ClientVersion(), method, path, query, body)
+}
+
+// callVersion is a call of another version of the API than the negotiated one.
+func (e *Engine) callVersion(ctx context.Context, version, method, path string, query url.Values, body any) (json.RawMessage, error) {
+	u := url.URL{Scheme: e.scheme, Host: e.addr, Path: "/v" + version + path, RawQuery: query.Encode()}
 	sent, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -117,4 +122,12 @@ func said(err error) string {
 func isDown(err error) bool {
 	var op *net.OpError
 	return client.IsErrConnectionFailed(err) || errors.As(err, &op) && op.Op == "dial"
+}
+
+// unlessMissing is err unless that says that the object is not there.
+func unlessMissing(err error) error {
+	if errors.Is(err, snapshot.ErrMissing) {
+		return nil
+	}
+	return err
 }

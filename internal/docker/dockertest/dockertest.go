@@ -143,3 +143,23 @@ func notGone(err error) error {
 	}
 	return err
 }
+
+// Create creates a container and returns its id. Its name must start with a Prefix, which removes it.
+func Create(t testing.TB, h Host, o client.ContainerCreateOptions) string {
+	t.Helper()
+	made, err := Client(t, h).ContainerCreate(t.Context(), o)
+	if err != nil {
+		t.Fatalf("%s: create %s: %v", h.Name, o.Name, err)
+	}
+	return made.ID
+}
+
+// Run creates a container and starts it.
+func Run(t testing.TB, h Host, o client.ContainerCreateOptions) string {
+	t.Helper()
+	id := Create(t, h, o)
+	if _, err := Client(t, h).ContainerStart(t.Context(), id, client.ContainerStartOptions{}); err != nil {
+		t.Fatalf("%s: start %s: %v", h.Name, o.Name, err)
+	}
+	return id
+}
