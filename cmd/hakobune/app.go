@@ -159,13 +159,7 @@ func (p *program) finish(json bool, err error) int {
 		return p.exit
 	}
 	code := exitCode(err)
-	var h *hintedError
-	hint := ""
-	if errors.As(err, &h) {
-		hint = h.text
-	} else {
-		hint = defaultHint(err)
-	}
+	hint := hintFor(err)
 	if json {
 		writeJSON(p.out, exitError{Type: "exit_error", Code: code, Message: err.Error(), Hint: hint})
 		return code

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/s3"
 )
 
 // environment is where the program learns what stands in the process's environment: the only place
@@ -45,9 +49,10 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Category: category, Name: "cache-dir", Usage: "keep copies of the repository's index and metadata in `DIR` [HAKOBUNE_CACHE_DIR]"},
 		&cli.BoolFlag{Category: category, Name: "no-cache", Usage: "keep no copies"},
 		&cli.StringFlag{Category: category, Name: "ca-file", Usage: "trust the certificate authorities in `FILE` for the store [AWS_CA_BUNDLE]"},
+		&cli.StringFlag{Category: category, Name: "s3-lookup", Usage: "address the bucket by `STYLE`: path or dns; found out by default"},
 		&cli.StringFlag{Category: category, Name: "limit-upload", Usage: "send at most `RATE` to the store, such as 5MiB (a second)"},
 		&cli.StringFlag{Category: category, Name: "limit-download", Usage: "read at most `RATE` from the store"},
-		&cli.DurationFlag{Category: category, Name: "retry", Usage: "repeat what fails for a passing reason for up to `TIME`", DefaultText: "2m"},
+		&cli.DurationFlag{Category: category, Name: "retry", Usage: "repeat what fails for a passing reason for up to `TIME`", Value: 15 * time.Minute},
 		&cli.BoolFlag{Category: category, Name: "json", Usage: "print JSON lines with a message_type"},
 		&cli.BoolFlag{Category: category, Name: "quiet", Aliases: []string{"q"}, Usage: "print results and errors only"},
 		&cli.BoolFlag{Category: category, Name: "verbose", Aliases: []string{"v"}, Usage: "tell more about what is done"},
@@ -90,6 +95,13 @@ func (p *program) directory(xdg, home, system string) string {
 		return filepath.Join(h, home, "hakobune")
 	}
 	return ""
+}
+
+// configureS3 sets what the standard variables of AWS say beside the credentials.
+func (e environment) configureS3(cfg *s3.Config) {
+	cfg.Region = cmp.Or(e.get("AWS_REGION"), e.get("AWS_DEFAULT_REGION"))
+	cfg.Profile = e.get("AWS_PROFILE")
+	cfg.CAFile = e.get("AWS_CA_BUNDLE")
 }
 
 func (p *program) stateDir() string { return p.directory("XDG_STATE_HOME", ".local/state", "lib") }

@@ -34,6 +34,10 @@ type hintedError struct {
 }
 
 func (e *hintedError) Error() string { return e.err.Error() }
+
+// Hint returns the next step; errors of other packages have such a method too.
+func (e *hintedError) Hint() string { return e.text }
+
 func (e *hintedError) Unwrap() error { return e.err }
 func (e *hintedError) Is(t error) bool {
 	return t == errUsage && e.usage
@@ -75,9 +79,12 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// defaultHint returns the next step for errors that come from deep below.
-func defaultHint(err error) string {
+// hintFor returns the next step after err, or "".
+func hintFor(err error) string {
+	var h interface{ Hint() string }
 	switch {
+	case errors.As(err, &h) && h.Hint() != "":
+		return h.Hint()
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return "check -r / HAKOBUNE_REPOSITORY, or create the repository with: hakobune init"
 	case errors.Is(err, crypto.ErrWrongKey):

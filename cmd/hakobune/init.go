@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/s3"
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -34,16 +35,16 @@ func (p *program) init(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := p.backend(c, isLocal(name) || c.Bool("create-bucket"))
+	b, exists, err := p.backend(c, !s3.IsURL(name) || c.Bool("create-bucket"))
+	if errors.Is(err, chunkstore.ErrNoStore) {
+		return withHint(err, "create the bucket first, or let it be created: hakobune init --create-bucket")
+	}
 	if err != nil {
 		return err
 	}
-	// Before a password is asked for.
-	if _, err := b.Stat(c.Context, "config"); err == nil {
+	if exists { // before a password is asked for
 		err = fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrRepositoryExists)
 		return withHint(err, "it is left as it is; for another one choose another directory or prefix")
-	} else if !errors.Is(err, chunkstore.ErrNotExist) {
-		return err
 	}
 	secret, err := p.secret(c, true)
 	if err != nil {

@@ -42,12 +42,9 @@ func (p *program) keyList(c *cli.Context) error {
 	if err := none(c); err != nil {
 		return err
 	}
-	b, err := p.backend(c, false)
+	b, err := p.repository(c)
 	if err != nil {
 		return err
-	}
-	if _, err := b.Stat(c.Context, "config"); err != nil {
-		return fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
 	}
 	slots, err := chunkstore.Slots(c.Context, b)
 	if err != nil {
@@ -124,7 +121,7 @@ func (p *program) keyAdd(c *cli.Context) error {
 
 // addSlot adds a slot for a fresh secret and returns the secret by which it got in.
 func (p *program) addSlot(c *cli.Context) (crypto.Secret, error) {
-	b, err := p.backend(c, false)
+	b, err := p.repository(c)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +154,7 @@ func (p *program) keyPasswd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := p.backend(c, false)
+	b, err := p.repository(c)
 	if err != nil {
 		return err
 	}
@@ -174,7 +171,7 @@ func (p *program) keyRemove(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := p.backend(c, false)
+	b, err := p.repository(c)
 	if err != nil {
 		return err
 	}

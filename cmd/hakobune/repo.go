@@ -20,8 +20,6 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-const s3Scheme = "s3:"
-
 // repoName returns where the repository is, as the user said it.
 func (p *program) repoName(c *cli.Context) (string, error) {
 	name, err := p.flag(c, "repo", "REPOSITORY")
@@ -31,13 +29,42 @@ func (p *program) repoName(c *cli.Context) (string, error) {
 	return name, err
 }
 
-// backend opens the place that the flags name. With create, a missing directory or bucket is made.
-func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, error) {
-	name, err := p.repoName(c)
-	if err != nil {
-		return nil, err
+// firstAnswer is how long a store may fail to answer at all before the command gives up; later, in
+// the middle of work, --retry holds.
+const firstAnswer = 20 * time.Second
+
+// repository returns the backend of the repository that the flags name; there must be one.
+func (p *program) repository(c *cli.Context) (chunkstore.Backend, error) {
+	b, exists, err := p.backend(c, false)
+	if err == nil && !exists {
+		err = fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
 	}
-	b, err := p.rawBackend(c, name, create)
+	return b, err
+}
+
+// backend opens the place that the flags name and reports whether a repository is there. With
+// create, a missing directory or bucket is made.
+func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, bool, error) {
+	b, err := p.place(c, create)
+	if err != nil {
+		return nil, false, err
+	}
+	retry := chunkstore.RetryOptions{Logger: p.logger(c), MaxElapsed: firstAnswer}
+	_, err = chunkstore.Retry(b, retry).Stat(c.Context, "config")
+	exists := err == nil
+	switch {
+	case errors.Is(err, chunkstore.ErrNoStore):
+		return nil, false, fmt.Errorf("%w: %w", chunkstore.ErrNoRepository, err)
+	case err != nil && !errors.Is(err, chunkstore.ErrNotExist):
+		return nil, false, err
+	}
+	retry.MaxElapsed = given(c, "retry").Duration("retry")
+	return chunkstore.Retry(b, retry), exists, nil
+}
+
+// place opens what the flags name, without looking into it.
+func (p *program) place(c *cli.Context, create bool) (chunkstore.Backend, error) {
+	name, err := p.repoName(c)
 	if err != nil {
 		return nil, err
 	}
@@ -49,32 +76,41 @@ func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, erro
 	if err != nil {
 		return nil, err
 	}
-	retry := chunkstore.RetryOptions{Logger: p.logger(c)}
-	if d := given(c, "retry").Duration("retry"); d > 0 {
-		retry.MaxElapsed = d
+	if s3.IsURL(name) {
+		return p.openS3(c, name, create, up, down)
 	}
-	return chunkstore.Retry(chunkstore.Limit(b, up, down), retry), nil
+	b, err := openLocal(name, create)
+	if err != nil {
+		return nil, err
+	}
+	return chunkstore.Limit(b, up, down), nil
 }
 
-func (p *program) rawBackend(c *cli.Context, name string, create bool) (chunkstore.Backend, error) {
-	if !strings.HasPrefix(name, s3Scheme) {
-		if create {
-			if err := local.Create(name); err != nil {
-				return nil, err
-			}
+func openLocal(name string, create bool) (chunkstore.Backend, error) {
+	if create {
+		if err := local.Create(name); err != nil {
+			return nil, err
 		}
-		b, err := local.Open(name, local.Options{})
-		if errors.Is(err, chunkstore.ErrNoStore) {
-			err = fmt.Errorf("%s: %w", name, chunkstore.ErrNoRepository)
-		}
-		return b, err
 	}
+	b, err := local.Open(name, local.Options{})
+	if errors.Is(err, chunkstore.ErrNoStore) {
+		return nil, fmt.Errorf("%s: %w", name, chunkstore.ErrNoRepository)
+	}
+	return b, err
+}
+
+func (p *program) openS3(c *cli.Context, name string, create bool, up, down int64) (chunkstore.Backend, error) {
 	cfg, err := s3.ParseURL(name)
 	if err != nil {
-		return nil, usage("%v", err).hint("a repository in S3 reads s3:https://host/bucket/prefix")
+		return nil, usage("%v", err)
 	}
-	p.env.configureS3(&cfg, given(c, "ca-file").String("ca-file"))
-	b, err := s3.Open(cfg)
+	p.env.configureS3(&cfg)
+	if f := given(c, "ca-file").String("ca-file"); f != "" {
+		cfg.CAFile = f
+	}
+	cfg.Lookup = s3.Lookup(given(c, "s3-lookup").String("s3-lookup"))
+	cfg.UploadRate, cfg.DownloadRate = up, down
+	b, err := s3.Open(c.Context, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +143,9 @@ func (p *program) open(c *cli.Context) (*chunkstore.Repository, error) {
 }
 
 func (p *program) openWith(c *cli.Context, opts chunkstore.Options) (*chunkstore.Repository, error) {
-	b, err := p.backend(c, false)
+	b, err := p.repository(c) // before the password: nobody wants to type it for nothing
 	if err != nil {
 		return nil, err
-	}
-	// Before the password: nobody wants to type it to learn that there is nothing to open.
-	if _, err := b.Stat(c.Context, "config"); errors.Is(err, chunkstore.ErrNotExist) || errors.Is(err, chunkstore.ErrNoStore) {
-		return nil, fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
 	}
 	secret, err := p.secret(c, false)
 	if err != nil {
