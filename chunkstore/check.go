@@ -88,8 +88,12 @@ func (c *checker) slots(ctx context.Context) error {
 	}
 	for _, name := range names {
 		object, err := c.r.backend.Get(ctx, name, 0, -1)
+		var info crypto.SlotInfo
 		if err == nil {
-			_, err = crypto.ReadSlotInfo(object)
+			info, err = crypto.ReadSlotInfo(object)
+		}
+		if err == nil && slotPrefix+info.ID != name {
+			err = fmt.Errorf("%w: it is slot %s under another name", crypto.ErrDamaged, info.ID)
 		}
 		if err := c.found(ctx, name, err); err != nil {
 			return err

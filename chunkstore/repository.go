@@ -258,3 +258,30 @@ func listNames(ctx context.Context, b Backend, prefix string) ([]string, error) 
 	}
 	return names, nil
 }
+
+// Usage says what a repository takes.
+type Usage struct {
+	Packs       int
+	StoredBytes int64 // of all indexed packs, as stored
+	Chunks      int
+	PlainBytes  int64 // of all chunks, decoded
+}
+
+// Usage adds up what the index knows.
+func (r *Repository) Usage(ctx context.Context) (Usage, error) {
+	if err := r.LoadIndex(ctx); err != nil {
+		return Usage{}, err
+	}
+	var u Usage
+	seen := map[PackID]bool{}
+	r.index.each(func(l location) {
+		u.Chunks++
+		u.PlainBytes += int64(l.plain)
+		if !seen[l.pack.ID] {
+			seen[l.pack.ID] = true
+			u.Packs++
+			u.StoredBytes += crypto.SealedSize(l.pack.plainSize)
+		}
+	})
+	return u, nil
+}

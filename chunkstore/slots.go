@@ -48,9 +48,12 @@ func unlock(ctx context.Context, b Backend, secret crypto.Secret) (crypto.Payloa
 	var damage error
 	found := errors.New("found")
 	slots := 0
-	err := eachSlot(ctx, b, func(_ string, object []byte) error {
+	err := eachSlot(ctx, b, func(name string, object []byte) error {
 		slots++
-		p, _, err := crypto.OpenSlot(object, secret)
+		p, info, err := crypto.OpenSlot(object, secret)
+		if err == nil && slotPrefix+info.ID != name {
+			err = fmt.Errorf("key slot %s: %w: it is slot %s under another name", name, crypto.ErrDamaged, info.ID)
+		}
 		switch {
 		case err == nil:
 			payload = p

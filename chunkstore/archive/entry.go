@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -23,6 +24,15 @@ const (
 	Socket      Type = 8
 	Whiteout    Type = 9 // a read-write layer's note that the name below is deleted
 )
+
+// String returns the type in words, as find(1) and stat(1) say them.
+func (t Type) String() string {
+	words := [...]string{"", "directory", "file", "symlink", "hard link", "character device", "block device", "fifo", "socket", "whiteout"}
+	if int(t) < len(words) && t > 0 {
+		return words[t]
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
 
 // Time is a moment with nanoseconds that may lie before 1970.
 type Time struct {
