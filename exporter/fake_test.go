@@ -113,12 +113,6 @@ func (f *fakeEngine) Exec(ctx context.Context, id string, argv []string, out io.
 	return run(id, argv, out)
 }
 
-// set puts a container into a state, as somebody else would.
-func (f *fakeEngine) set(id, state string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.states[id] = state
-}
 
 func (f *fakeEngine) state(id string) string {
 	f.mu.Lock()

@@ -32,3 +32,6 @@ func RecoverDir(ctx context.Context, engine Releaser, dir string) ([]string, err
 	found, err := recoverDir(ctx, engine, dir, "test")
 	return found.freed, err
 }
+
+// TellGuard tells a guard of a hold without one.
+func TellGuard(g *Guard, list []Hold, within time.Duration) error { return g.hold(list, within, "") }
