@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
+)
+
+func (p *program) checkCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "check",
+		Usage: "verify the repository: everything a restore would need is there and whole",
+		Description: `Reads all metadata from the store, not from the cache, and follows every snapshot down to the packs
+that it needs. With --read-data it reads every byte of them too. It reports every fault with the systems
+and snapshots that it touches, repairs nothing, and exits with 4 if there is one.
+
+   hakobune check
+   hakobune check --read-data
+   hakobune check --read-data-subset 2/7      the second of seven parts: one each night of a week`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "read-data", Usage: "read and verify every byte"},
+			&cli.StringFlag{Name: "read-data-subset", Usage: "read and verify a part: `5%`, 2/7 or 2G"},
+		},
+		Action: p.check,
+	}
+}
+
+type faultLine struct {
+	Type      string   `json:"message_type"`
+	Object    string   `json:"object,omitempty"`
+	Error     string   `json:"error"`
+	Systems   []string `json:"systems,omitempty"`
+	Snapshots []string `json:"snapshots,omitempty"`
+}
+
+type checkLine struct {
+	Type      string `json:"message_type"`
+	Faults    int    `json:"faults"`
+	Snapshots int    `json:"snapshots"`
+	Packs     int    `json:"packs"`
+	Unindexed int    `json:"unindexed_packs"`
+	Chunks    int    `json:"chunks"`
+	Bytes     int64  `json:"bytes"`
+	ReadPacks int    `json:"read_packs"`
+	ReadBytes int64  `json:"read_bytes"`
+}
+
+func (p *program) check(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	opts := chunkstore.CheckOptions{}
+	if c.Bool("read-data") {
+		opts.Data = chunkstore.Everything
+	}
+	if s := c.String("read-data-subset"); s != "" {
+		var err error
+		if opts.Data, err = chunkstore.ParseSubset(s); err != nil {
+			return usage("--read-data-subset: %v", err)
+		}
+	}
+	repo, err := p.openWith(c, chunkstore.Options{Logger: p.logger(c)}) // without cache
+	if err != nil {
+		return err
+	}
+	pr := p.newProgress(c)
+	opts.Walk = importer.Refs(repo)
+	opts.Progress = func(done, total int64) {
+		snapshot.Observer(pr.show).Notify(snapshot.Event{Phase: "read", Done: done, Total: total})
+	}
+	report, err := repo.Check(c.Context, opts)
+	pr.stop()
+	if err != nil {
+		return err
+	}
+	if len(report.Faults) > 0 {
+		p.exit = exitDamage
+	}
+	for _, f := range report.Faults {
+		p.showFault(c, faultOf(f))
+	}
+	line := checkLine{
+		"summary", len(report.Faults), report.Snapshots, report.Packs, report.Unindexed, report.Chunks, report.Bytes,
+		report.ReadPacks, report.ReadBytes,
+	}
+	return p.result(c, line, func() { p.showCheck(line) })
+}
+
+func faultOf(f chunkstore.Fault) faultLine {
+	line := faultLine{Type: "error", Object: f.Object, Error: f.Err.Error()}
+	seen := map[string]bool{}
+	for _, o := range f.Snapshots {
+		line.Snapshots = append(line.Snapshots, o.Session.Random())
+		if s, err := snapshot.ParseSummary(o); err == nil && !seen[s.System] {
+			seen[s.System] = true
+			line.Systems = append(line.Systems, s.System)
+		}
+	}
+	return line
+}
+
+func (p *program) showFault(c *cli.Context, f faultLine) {
+	if isSet(c, "json") {
+		writeJSON(p.out, f)
+		return
+	}
+	object := f.Object
+	if object == "" {
+		object = "snapshot"
+	}
+	fmt.Fprintf(p.out, "fault: %s: %s\n", object, f.Error)
+	if len(f.Snapshots) > 0 {
+		var ids []string
+		for _, id := range f.Snapshots {
+			ids = append(ids, id[:8])
+		}
+		fmt.Fprintf(p.out, "  touches %s: snapshots %s\n", strings.Join(f.Systems, ", "), strings.Join(ids, " "))
+	}
+}
+
+func (p *program) showCheck(l checkLine) {
+	fmt.Fprintf(p.out, "%d snapshots, %d packs with %s, %d chunks", l.Snapshots, l.Packs, size(l.Bytes), l.Chunks)
+	if l.ReadPacks > 0 {
+		fmt.Fprintf(p.out, "; read %d packs, %s", l.ReadPacks, size(l.ReadBytes))
+	}
+	fmt.Fprintln(p.out)
+	if l.Unindexed > 0 {
+		fmt.Fprintf(p.out, "%d packs belong to no finished session: one that runs, or that was killed; they do no harm\n", l.Unindexed)
+	}
+	if l.Faults == 0 {
+		fmt.Fprintln(p.out, "no faults")
+		return
+	}
+	fmt.Fprintf(p.out, "%d FAULTS; nothing was changed\n", l.Faults)
+}
