@@ -139,6 +139,11 @@ func TestLayersAreByteExact(t *testing.T) {
 				t.Errorf("layer %d is %+v", n, img.Layers[n])
 			}
 			checkLayer(t, e, img, n)
+			checkLayer(t, remote(t, h), img, n)
+		}
+		far := imageOf(t, remote(t, h), p)
+		if far.Config != config || !bytes.Equal(far.RawConfig, img.RawConfig) {
+			t.Errorf("%+v", far)
 		}
 		if _, err := e.OpenLayer(ctxOf(t), img, 3); err == nil {
 			t.Error("there is no layer 3")

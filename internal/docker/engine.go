@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -103,26 +102,3 @@ func (e *Engine) Close() error {
 
 // Facts says what the engine and its host were when Connect returned.
 func (e *Engine) Facts() snapshot.Facts { return e.facts }
-
-// Helper runs this program in a container on the engine's host. What is written to the stream is
-// the program's input, what is read from it is its output, and Read ends with io.EOF only if the
-// program ended with code 0: else with an error that holds the last lines of its error output.
-// CloseWrite, which the stream has, ends the input. Close ends the program and removes the
-// container, and the image if it was made for it and no other helper needs it.
-func (e *Engine) Helper(ctx context.Context, spec snapshot.HelperSpec) (io.ReadWriteCloser, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// CommitLayer commits the container, which the engine pauses for the whole of it, and opens the
-// tar of the layer of its changes. Close removes the commit. Not to be used on engines with
-// containerd's image store, where it is an error: there a commit reads the whole image twice.
-func (e *Engine) CommitLayer(ctx context.Context, id string) (io.ReadCloser, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// ExportRootfs opens a tar of the whole file system of a container that does not change: it must
-// be paused or stopped, else this is snapshot.ErrState, for an export of a changing tree ends early
-// without an error. Read returns io.EOF only behind the end mark of a complete tar.
-func (e *Engine) ExportRootfs(ctx context.Context, id string) (io.ReadCloser, error) {
-	return nil, errors.ErrUnsupported
-}

@@ -69,14 +69,10 @@ func (g graphFiles) layer(_ context.Context, img snapshot.Image, n int) (io.Read
 		dir.Close()
 		return nil, err
 	}
-	pr, pw := io.Pipe()
-	a := &assembly{PipeReader: pr, done: make(chan struct{})}
-	go func() {
-		defer close(a.done)
-		err := asm.WriteOutputTarStream(rootGetter{dir}, storage.NewJSONUnpacker(split), pw)
-		pw.CloseWithError(errors.Join(err, split.Close(), dir.Close()))
-	}()
-	return a, nil
+	return assemble(func() {}, func(w io.Writer) error {
+		err := asm.WriteOutputTarStream(rootGetter{dir}, storage.NewJSONUnpacker(split), w)
+		return errors.Join(err, split.Close(), dir.Close())
+	}), nil
 }
 
 func (g graphFiles) size(_ context.Context, img snapshot.Image, n int) int64 {
@@ -91,13 +87,27 @@ func (g graphFiles) size(_ context.Context, img snapshot.Image, n int) int64 {
 	return size
 }
 
-// assembly is a tar being put together by a goroutine, which Close waits for.
+// assembly is a stream that a goroutine writes. Close makes it stop and waits for it.
 type assembly struct {
 	*io.PipeReader
+	stop func()
 	done chan struct{}
 }
 
+// assemble reads what write writes; its error is what Read ends with. Stop interrupts whatever write
+// may be waiting for other than its reader.
+func assemble(stop func(), write func(io.Writer) error) *assembly {
+	pr, pw := io.Pipe()
+	a := &assembly{PipeReader: pr, stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		pw.CloseWithError(write(pw))
+	}()
+	return a
+}
+
 func (a *assembly) Close() error {
+	a.stop()
 	err := a.PipeReader.Close()
 	<-a.done
 	return err

@@ -50,106 +50,122 @@ func (s savedFiles) walk(ctx context.Context, id string, fn func(hdr *tar.Header
 	}
 }
 
-// manifests reads the manifest.json, which comes late, and all small files before it.
-func (s savedFiles) manifests(ctx context.Context, id string) ([]saved, map[string][]byte, error) {
-	small := map[string][]byte{}
-	total := 0
-	err := s.walk(ctx, id, func(hdr *tar.Header, r io.Reader) (bool, error) {
-		if hdr.Typeflag != tar.TypeReg || hdr.Size > 1<<20 || total > maxMeta {
-			return false, nil
-		}
-		raw, err := io.ReadAll(r)
-		small[hdr.Name], total = raw, total+len(raw)
-		return false, err
-	})
-	if err != nil {
-		return nil, nil, err
+// scan is what one pass over an archive finds.
+type scan struct {
+	small map[string][]byte // the small files, by path
+	bytes int               // in them
+	top   string            // path of the topmost layer in an archive of before API 1.44
+}
+
+// note keeps a small file: the manifests come late in an archive.
+func (s *scan) note(name string, hdr *tar.Header, r io.Reader) error {
+	if hdr.Typeflag != tar.TypeReg || hdr.Size > 1<<20 || s.bytes > maxMeta {
+		return nil
 	}
+	raw, err := io.ReadAll(r)
+	s.small[name] = raw
+	s.bytes += len(raw)
+	// Old archives describe every layer in a file before it, and only the topmost one in full.
+	var layer struct{ Architecture string }
+	if path.Base(name) == "json" && json.Unmarshal(raw, &layer) == nil && layer.Architecture != "" {
+		s.top = path.Join(path.Dir(name), "layer.tar")
+	}
+	return err
+}
+
+// manifest finds the configuration that is meant, and the entry of manifest.json that names it.
+func (s *scan) manifest(meant func(config []byte) bool) (saved, []byte, error) {
 	var list []saved
-	if err := json.Unmarshal(small["manifest.json"], &list); err != nil {
-		return nil, nil, fmt.Errorf("save image %s: manifest.json: %w", id, err)
+	if err := json.Unmarshal(s.small["manifest.json"], &list); err != nil {
+		return saved{}, nil, fmt.Errorf("manifest.json: %w", err)
 	}
-	return list, small, nil
+	for _, entry := range list {
+		if config := s.small[path.Clean(entry.Config)]; config != nil && meant(config) {
+			return entry, config, nil
+		}
+	}
+	return saved{}, nil, errors.New("the archive has no such configuration")
 }
 
 func (s savedFiles) config(ctx context.Context, want wanted) ([]byte, error) {
-	list, small, err := s.manifests(ctx, want.id)
+	found := scan{small: map[string][]byte{}}
+	err := s.walk(ctx, want.id, func(hdr *tar.Header, r io.Reader) (bool, error) {
+		return false, found.note(path.Clean(hdr.Name), hdr, r)
+	})
 	if err != nil {
 		return nil, err
 	}
-	for _, entry := range list {
-		raw := small[entry.Config]
-		if parsed, err := parseConfig(raw); err == nil && slices.Equal(parsed.RootFS.DiffIDs, want.diffIDs) {
-			return raw, nil
-		}
-	}
-	return nil, fmt.Errorf("save image %s: the archive has no configuration of these layers", want.id)
-}
-
-// find returns where in the archive the layers of an image are, which takes a pass over all of it
-// the first time.
-func (s savedFiles) find(ctx context.Context, img snapshot.Image) ([]string, error) {
-	if paths, found := s.e.savedPaths.Load(img.ID + img.Config); found {
-		return paths.([]string), nil
-	}
-	list, small, err := s.manifests(ctx, img.ID)
+	_, config, err := found.manifest(func(config []byte) bool {
+		parsed, err := parseConfig(config)
+		return err == nil && slices.Equal(parsed.RootFS.DiffIDs, want.diffIDs)
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("save image %s: %w", want.id, err)
 	}
-	for _, entry := range list {
-		if digestOf(small[entry.Config]) == img.Config && len(entry.Layers) == len(img.Layers) {
-			s.e.savedPaths.Store(img.ID+img.Config, entry.Layers)
-			return entry.Layers, nil
-		}
-	}
-	return nil, fmt.Errorf("save image %s: the archive has no such configuration", img.ID)
+	return config, nil
 }
 
 func (s savedFiles) layer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
-	paths, err := s.find(ctx, img)
-	if err != nil {
-		return nil, err
-	}
-	pr, pw := io.Pipe()
-	a := &assembly{PipeReader: pr, done: make(chan struct{})}
-	go func() {
-		defer close(a.done)
-		pw.CloseWithError(s.copy(ctx, img.ID, paths[n], pw))
-	}()
-	return decompress(a)
+	ctx, cancel := context.WithCancel(ctx)
+	return decompress(assemble(cancel, func(w io.Writer) error {
+		defer cancel()
+		return s.copyLayer(ctx, img, n, w)
+	}))
 }
 
-// copy copies one file of the archive. A layer that occurs twice is a link to where it stands, which
-// may be earlier in the archive: then that takes one more pass.
-func (s savedFiles) copy(ctx context.Context, id, name string, w io.Writer) error {
+// copyLayer copies a layer out of the archive: in one pass where its name in the archive can be told
+// beforehand, as for every uncompressed layer since API 1.44 and for the topmost before. Else one
+// pass finds the name. A layer that occurs twice may be a link to where it stands, which may be
+// earlier: that takes another one.
+func (s savedFiles) copyLayer(ctx context.Context, img snapshot.Image, n int, w io.Writer) error {
+	digits, err := hexOf(img.Layers[n].DiffID)
+	if err != nil {
+		return err
+	}
+	name := "blobs/sha256/" + digits
+	if paths, known := s.e.savedPaths.Load(img.ID + img.Config); known {
+		name = paths.([]string)[n]
+	}
 	for range 3 {
-		var found bool
-		var link string
-		err := s.walk(ctx, id, func(hdr *tar.Header, r io.Reader) (bool, error) {
-			if path.Clean(hdr.Name) != name {
-				return false, nil
-			}
-			switch hdr.Typeflag {
-			case tar.TypeSymlink:
-				link = path.Join(path.Dir(name), hdr.Linkname)
-			case tar.TypeLink:
-				link = path.Clean(hdr.Linkname)
-			default:
-				found = true
-				_, err := io.Copy(w, r)
-				return true, err
-			}
-			return true, nil
+		found := scan{small: map[string][]byte{}}
+		link, copied, err := s.copyFile(ctx, img.ID, w, &found, func(file string) bool {
+			return file == name || file == found.top && n == len(img.Layers)-1
 		})
-		if err != nil || found {
+		if err != nil || copied {
 			return err
 		}
-		if link == "" {
-			break
+		if name = link; link == "" {
+			entry, _, err := found.manifest(func(config []byte) bool { return digestOf(config) == img.Config })
+			if err != nil || len(entry.Layers) != len(img.Layers) {
+				return fmt.Errorf("save image %s: %w", img.ID, errors.Join(err, errors.New("its layers are not in the archive")))
+			}
+			s.e.savedPaths.Store(img.ID+img.Config, entry.Layers)
+			name = entry.Layers[n]
 		}
-		name = link
 	}
-	return fmt.Errorf("save image %s: no file %s in the archive", id, name)
+	return fmt.Errorf("save image %s: no layer %d in the archive", img.ID, n)
+}
+
+// copyFile makes a pass and copies one file, if it is there and no link.
+func (s savedFiles) copyFile(ctx context.Context, id string, w io.Writer, found *scan, meant func(file string) bool) (link string, copied bool, err error) {
+	err = s.walk(ctx, id, func(hdr *tar.Header, r io.Reader) (bool, error) {
+		name := path.Clean(hdr.Name)
+		if !meant(name) {
+			return false, found.note(name, hdr, r)
+		}
+		switch hdr.Typeflag {
+		case tar.TypeSymlink:
+			link = path.Join(path.Dir(name), hdr.Linkname)
+		case tar.TypeLink:
+			link = path.Clean(hdr.Linkname)
+		default:
+			copied = true
+			_, err := io.Copy(w, r)
+			return true, err
+		}
+		return true, nil
+	})
+	return link, copied, err
 }
 
 func (savedFiles) size(context.Context, snapshot.Image, int) int64 { return 0 }

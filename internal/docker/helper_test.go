@@ -1,0 +1,167 @@
+package docker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/internal/docker"
+	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
+)
+
+// helperProgram builds the static stand-in for the program.
+func helperProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "helper")
+	build := exec.Command("go", "build", "-o", path, "./testdata/helper")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
+func TestHelper(t *testing.T) {
+	program := helperProgram(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("from the host\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range dockertest.Engines(t) {
+		t.Run(h.Name, func(t *testing.T) {
+			t.Parallel()
+			e, err := docker.Connect(ctxOf(t), docker.Options{Host: h.Host, Program: program})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { e.Close() })
+			helperCopies(t, e, file)
+			helperFails(t, e)
+			helperIsEnded(t, e)
+			helpersAtOnce(t, e, file)
+			if left := helpersLeft(t, h); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
+// helperCopies sends much through the helper and back: more than fits any pipe.
+func helperCopies(t *testing.T, e *docker.Engine, file string) {
+	spec := snapshot.HelperSpec{Binds: []snapshot.HelperBind{{Source: file, Target: "/f", ReadOnly: true}}, CapAdd: []string{"DAC_READ_SEARCH"}, Args: []string{"cat", "/f"}}
+	h, err := e.Helper(ctxOf(t), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	go func() {
+		h.Write(sent)
+		h.(client.CloseWriter).CloseWrite()
+	}()
+	got, err := io.ReadAll(h)
+	if err != nil || !bytes.Equal(got, append([]byte("from the host\n"), sent...)) {
+		t.Errorf("%v, %d bytes", err, len(got))
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func helperFails(t *testing.T, e *docker.Engine) {
+	h, err := e.Helper(ctxOf(t), snapshot.HelperSpec{Args: []string{"fail"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(h)
+	if err == nil || !strings.Contains(err.Error(), "code 7: as told") || string(got) != "partial" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	missing := snapshot.HelperSpec{Binds: []snapshot.HelperBind{{Source: "relative/path", Target: "/f"}}, Args: []string{"hang"}}
+	if _, err := e.Helper(ctxOf(t), missing); err == nil {
+		t.Error("a bad bind went unnoticed")
+	}
+}
+
+// helperIsEnded by Close, and by the end of its context.
+func helperIsEnded(t *testing.T, e *docker.Engine) {
+	for _, end := range []string{"close", "cancel"} {
+		ctx, cancel := context.WithCancel(ctxOf(t))
+		defer cancel()
+		h, err := e.Helper(ctx, snapshot.HelperSpec{Args: []string{"hang"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up := make([]byte, 2)
+		if _, err := io.ReadFull(h, up); err != nil {
+			t.Error(err)
+		}
+		if end == "cancel" {
+			cancel()
+			if _, err := h.Read(up); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+		begin := time.Now()
+		if err := h.Close(); err != nil || time.Since(begin) > 20*time.Second {
+			t.Error(end, err, time.Since(begin))
+		}
+	}
+}
+
+// helpersAtOnce share an image that none of them may take from another.
+func helpersAtOnce(t *testing.T, e *docker.Engine, file string) {
+	done := make(chan error)
+	for range 4 {
+		go func() {
+			spec := snapshot.HelperSpec{Binds: []snapshot.HelperBind{{Source: file, Target: "/f", ReadOnly: true}}, Args: []string{"cat", "/f"}, CapAdd: []string{"DAC_READ_SEARCH"}}
+			h, err := e.Helper(ctxOf(t), spec)
+			if err != nil {
+				done <- err
+				return
+			}
+			err = h.(client.CloseWriter).CloseWrite()
+			_, readErr := io.Copy(io.Discard, h)
+			done <- errors.Join(err, readErr, h.Close())
+		}()
+	}
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// helpersLeft names what helpers left behind.
+func helpersLeft(t *testing.T, h dockertest.Host) string {
+	c := dockertest.Client(t, h)
+	label := client.Filters{}.Add("label", "io.github.hakobune-dr.helper")
+	var left []string
+	containers, err := c.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: label})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range containers.Items {
+		left = append(left, one.ID+" "+string(one.State))
+	}
+	images, err := c.ImageList(t.Context(), client.ImageListOptions{Filters: label})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range images.Items {
+		left = append(left, one.ID+" "+strings.Join(one.RepoTags, " "))
+	}
+	return strings.Join(left, ", ")
+}
