@@ -1,0 +1,57 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+)
+
+// bodyVersion is the version of body that this package writes, and the newest that it reads.
+// Fields may be added without a new one: readers pass over what they do not know.
+const bodyVersion = 1
+
+// body is the JSON in the stream Outcome.Body.
+type body struct {
+	Version int    `json:"version"`
+	System  System `json:"system"`
+}
+
+// Commit ends session s with snap as its outcome. It sets snap.ID, and in snap.Stats what the
+// session cost; the stored summary does not yet count the objects that Commit itself adds. The
+// session has ended, whatever Commit returns.
+func Commit(ctx context.Context, s *chunkstore.Session, snap *Snapshot) error {
+	text, err := json.Marshal(body{Version: bodyVersion, System: snap.System})
+	if err != nil {
+		return fmt.Errorf("commit snapshot: %w", err)
+	}
+	stream, err := s.SaveStream(ctx, text)
+	if err != nil {
+		return fmt.Errorf("commit snapshot: %w", err)
+	}
+	snap.ID = s.ID().Random()
+	snap.cost(s.Stats())
+	if err := s.Commit(ctx, snap.Host, snap.Summary, stream); err != nil {
+		return fmt.Errorf("commit snapshot: %w", err)
+	}
+	snap.cost(s.Stats())
+	return nil
+}
+
+// cost notes what a session did.
+func (s *Summary) cost(st chunkstore.SessionStats) {
+	s.Stats.NewBytes, s.Stats.Stored = st.NewBytes, st.StoredBytes
+}
+
+// parseBody reads what Commit wrote.
+func parseBody(text []byte) (System, error) {
+	var b body
+	if err := json.Unmarshal(text, &b); err != nil {
+		return System{}, fmt.Errorf("description of the system: %w", err)
+	}
+	if b.Version != bodyVersion {
+		return System{}, fmt.Errorf("description of the system: version %d is not known: a newer program wrote it", b.Version)
+	}
+	return b.System, nil
+}
