@@ -140,13 +140,17 @@ func (s *Store) makeDir(dir string) (*os.File, error) {
 		return nil, err
 	}
 	d, err := s.openDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		s.mu.Lock()
-		clear(s.durable) // somebody removed directories: the next attempt makes them again
-		s.durable["."] = true
-		s.mu.Unlock()
+	if !errors.Is(err, fs.ErrNotExist) || s.gone() {
+		return d, err
 	}
-	return d, err
+	// Somebody tidied empty directories away.
+	s.mu.Lock()
+	s.durable = map[string]bool{".": true}
+	s.mu.Unlock()
+	if err := s.ensureDir(dir); err != nil {
+		return nil, err
+	}
+	return s.openDir(dir)
 }
 
 // ensureDir makes dir unless it is there, and syncs its parent once: somebody else may have made
