@@ -5,77 +5,63 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
 
-// Catalog is the list of snapshots of a repository as it was when OpenCatalog read it. It may be
+// Catalog is the list of snapshots of a repository as it was when ReadCatalog read it. It may be
 // used from several goroutines.
 type Catalog struct {
-	repo    *chunkstore.Repository
-	list    []Summary // newest first
-	bodies  map[string]chunkstore.Stream
-	damaged []error
+	Snapshots []Summary // newest first
+	Damaged   []error   // one for each snapshot that could not be read: it hides none of the others
+
+	repo   *chunkstore.Repository
+	bodies map[string]chunkstore.Stream
 }
 
-// OpenCatalog lists the snapshots of repo. One that cannot be read does not hide the others: see
-// Damaged.
-func OpenCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, error) {
+// ReadCatalog lists the snapshots of repo.
+func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, error) {
 	outcomes, err := repo.Outcomes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c := &Catalog{repo: repo, bodies: make(map[string]chunkstore.Stream, len(outcomes))}
 	for _, o := range outcomes {
-		s, err := summarize(o)
+		s, err := ParseSummary(o)
 		if err != nil {
-			c.damaged = append(c.damaged, err)
+			c.Damaged = append(c.Damaged, err)
 			continue
 		}
-		c.list = append(c.list, s)
+		c.Snapshots = append(c.Snapshots, s)
 		c.bodies[s.ID] = o.Body
 	}
-	slices.SortStableFunc(c.list, newestFirst)
+	slices.SortStableFunc(c.Snapshots, newestFirst)
 	return c, nil
 }
 
-func summarize(o chunkstore.Outcome) (Summary, error) {
+// ParseSummary reads the summary in an outcome, which must be that of a snapshot.
+func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 	if o.Err != nil {
 		return Summary{}, o.Err
 	}
 	var s Summary
 	if err := json.Unmarshal(o.Summary, &s); err != nil {
-		return Summary{}, fmt.Errorf("snapshot %s: %w", o.Session.Random(), err)
+		return Summary{}, fmt.Errorf("snapshot %s: summary: %w", o.Session.Random(), err)
 	}
-	s.ID = o.Session.Random() // what its name says counts
+	s.ID = o.Session.Random() // what the object's name says counts
 	return s, nil
 }
 
-// List returns the snapshots that f keeps, newest first.
-func (c *Catalog) List(f Filter) []Summary { return f.Apply(c.list) }
-
-// Damaged returns an error for each snapshot that could not be read.
-func (c *Catalog) Damaged() []error { return c.damaged }
-
-// Select finds the snapshot that a selector names, see the function Select.
-func (c *Catalog) Select(selector string, f Filter, loc *time.Location) (Selection, error) {
-	return Select(c.list, selector, f, loc)
-}
-
-// Load reads the whole of a snapshot by its full id.
-func (c *Catalog) Load(ctx context.Context, id string) (*Snapshot, error) {
-	at := slices.IndexFunc(c.list, func(s Summary) bool { return s.ID == id })
-	if at < 0 {
-		return nil, fmt.Errorf("load snapshot %s: %w", id, ErrMissing)
+// Load reads the whole of a snapshot of the catalog. ErrMissing is wrapped where it has none of
+// that id.
+func (c *Catalog) Load(ctx context.Context, s Summary) (*Snapshot, error) {
+	st, ok := c.bodies[s.ID]
+	if !ok {
+		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, ErrMissing)
 	}
-	text, err := c.repo.ReadStream(ctx, c.bodies[id])
+	system, err := ReadSystem(ctx, c.repo, st)
 	if err != nil {
-		return nil, fmt.Errorf("load snapshot %s: %w", id, err)
+		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, err)
 	}
-	system, err := parseBody(text)
-	if err != nil {
-		return nil, fmt.Errorf("load snapshot %s: %w", id, err)
-	}
-	return &Snapshot{Summary: c.list[at], System: system}, nil
+	return &Snapshot{Summary: s, System: *system}, nil
 }

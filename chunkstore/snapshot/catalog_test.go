@@ -70,29 +70,29 @@ func TestCatalog(t *testing.T) {
 		}
 		snaps = append(snaps, snap)
 	}
-	catalog, err := snapshot.OpenCatalog(ctx, repo)
+	catalog, err := snapshot.ReadCatalog(ctx, repo)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := catalog.List(snapshot.Filter{System: "shop"}); len(list) != 2 || list[0].ID != snaps[2].ID {
+	if list := (snapshot.Filter{System: "shop"}).Apply(catalog.Snapshots); len(list) != 2 || list[0].ID != snaps[2].ID {
 		t.Errorf("list of shop: %+v", list)
 	}
-	found, err := catalog.Select("shop@2026-11-20:data/x", snapshot.Filter{}, time.UTC)
+	found, err := snapshot.Select(catalog.Snapshots, "shop@2026-11-20:data/x", snapshot.Filter{}, time.UTC)
 	if err != nil || found.Summary.ID != snaps[0].ID || found.Part != "data" {
 		t.Fatalf("select: %+v, %v", found, err)
 	}
-	got, err := catalog.Load(ctx, found.Summary.ID)
+	got, err := catalog.Load(ctx, found.Summary)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(snaps[0].System, got.System); diff != "" {
 		t.Errorf("loaded (-want +got):\n%s", diff)
 	}
-	if _, err := catalog.Load(ctx, "00000000000000000000"); !errors.Is(err, snapshot.ErrMissing) {
+	if _, err := catalog.Load(ctx, snapshot.Summary{ID: "00000000000000000000"}); !errors.Is(err, snapshot.ErrMissing) {
 		t.Errorf("load of an unknown id: %v", err)
 	}
-	if len(catalog.Damaged()) > 0 {
-		t.Errorf("damaged: %v", catalog.Damaged())
+	if len(catalog.Damaged) > 0 {
+		t.Errorf("damaged: %v", catalog.Damaged)
 	}
 }
 
@@ -117,15 +117,15 @@ func TestCatalogDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	breakOutcome(ctx, t, store)
-	catalog, err := snapshot.OpenCatalog(ctx, repo)
+	catalog, err := snapshot.ReadCatalog(ctx, repo)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := catalog.List(snapshot.Filter{}); len(list) != 2 || len(catalog.Damaged()) != 1 {
-		t.Errorf("list: %+v, damaged: %v", list, catalog.Damaged())
+	if list := catalog.Snapshots; len(list) != 2 || len(catalog.Damaged) != 1 {
+		t.Errorf("list: %+v, damaged: %v", list, catalog.Damaged)
 	}
-	for _, s := range catalog.List(snapshot.Filter{System: "future"}) {
-		if _, err := catalog.Load(ctx, s.ID); err == nil || !strings.Contains(err.Error(), "newer") {
+	for _, s := range (snapshot.Filter{System: "future"}).Apply(catalog.Snapshots) {
+		if _, err := catalog.Load(ctx, s); err == nil || !strings.Contains(err.Error(), "newer") {
 			t.Errorf("load of a body of version 2: %v", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // bodyVersion is the version of body that this package writes, and the newest that it reads.
@@ -44,14 +45,18 @@ func (s *Summary) cost(st chunkstore.SessionStats) {
 	s.Stats.NewBytes, s.Stats.Stored = st.NewBytes, st.StoredBytes
 }
 
-// parseBody reads what Commit wrote.
-func parseBody(text []byte) (System, error) {
+// ReadSystem reads the body of a snapshot.
+func ReadSystem(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream) (*System, error) {
+	text, err := repo.ReadStream(ctx, st)
+	if err != nil {
+		return nil, fmt.Errorf("description of the system: %w", err)
+	}
 	var b body
 	if err := json.Unmarshal(text, &b); err != nil {
-		return System{}, fmt.Errorf("description of the system: %w", err)
+		return nil, fmt.Errorf("description of the system: %w", err)
 	}
 	if b.Version != bodyVersion {
-		return System{}, fmt.Errorf("description of the system: version %d is not known: a newer program wrote it", b.Version)
+		return nil, fmt.Errorf("description of the system: %w: version %d", crypto.ErrNewer, b.Version)
 	}
-	return b.System, nil
+	return &b.System, nil
 }
