@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# engines.sh up DIR [e20] [e29c] [e29g]   brings private Docker engines up, all of them by default
-# engines.sh down DIR                     ends them and removes their data
+# engines.sh up DIR [NAME...]   brings private Docker engines up: e20 e29c e29g, or those named
+# engines.sh down DIR           ends them and removes their data
 #
 #   e20    the distribution's docker.io (20.10 on Debian 12), overlay2
 #   e29c   moby 29, containerd image store, the default of a new engine
 #   e29g   the same, overlay2
+#   local  as e20, but in this host's network, with a bridge of its own and no iptables: to build images, and for the demo
 #
-# Each is a host of its own: its own network namespace (so its own docker0, iptables and ports), its own data root under
+# The first three are hosts of their own: their own network namespace (so docker0, iptables and ports), a data root under
 # DIR, its socket at DIR/NAME/docker.sock, its address in DIR/NAME/address. Namespaces and the bridge that joins them to this
 # host are named by DIR, so several set-ups live side by side, and next to an engine of this host, without meeting.
 # `up` again changes nothing that is up. `down` ends only processes started here, known by their pid files and by DIR.
@@ -19,7 +20,7 @@ moby=v2.0.0-beta.24
 containerd=v2.4.2
 runc=v1.4.3 # Debian 12's 1.1.5 lacks the time namespace that moby 29 asks for
 
-usage() { die "usage: engines.sh up DIR [e20] [e29c] [e29g] | engines.sh down DIR"; }
+usage() { die "usage: engines.sh up DIR [e20] [e29c] [e29g] [local] | engines.sh down DIR"; }
 [ $# -ge 2 ] || usage
 verb=$1
 dir=$(readlink -m "$2")
@@ -77,17 +78,21 @@ start() {
   local name=$1 root=$dir/$1 host=$2
   shift 2
   mkdir -p "$root/data" "$root/exec"
-  namespace "$name" "$host"
+  local in=()
+  if [ "$name" != local ]; then
+    namespace "$name" "$host"
+    in=(nsenter --net="/run/netns/$tag-$name")
+  fi
   answers "$root/docker.sock" && return
   halt "$root" # one that hangs, or what is left of one that was killed
   echo '{}' >"$root/daemon.json" # else /etc/docker/daemon.json would speak here
   local flags=(--config-file "$root/daemon.json" -H "unix://$root/docker.sock" --data-root "$root/data"
     --exec-root "$root/exec" --pidfile "$root/docker.pid" --shutdown-timeout 5)
-  if [ "$name" = e20 ]; then
-    PATH=/usr/sbin:/usr/bin:/sbin:/bin setsid nsenter --net="/run/netns/$tag-$name" dockerd "${flags[@]}" "$@" >"$root/log" 2>&1 </dev/null &
+  if [[ $name != e29* ]]; then
+    PATH=/usr/sbin:/usr/bin:/sbin:/bin setsid "${in[@]}" dockerd "${flags[@]}" "$@" >"$root/log" 2>&1 </dev/null &
   else
     containerd_up "$name" "$root"
-    PATH=$engine:$PATH setsid nsenter --net="/run/netns/$tag-$name" "$engine/dockerd" "${flags[@]}" --containerd "$root/containerd.sock" "$@" >"$root/log" 2>&1 </dev/null &
+    PATH=$engine:$PATH setsid "${in[@]}" "$engine/dockerd" "${flags[@]}" --containerd "$root/containerd.sock" "$@" >"$root/log" 2>&1 </dev/null &
   fi
   within 60 answers "$root/docker.sock" || { tail -5 "$root/log" >&2; die "$name does not answer; see $root/log"; }
 }
@@ -115,14 +120,15 @@ up() {
   [ ${#names[@]} -gt 0 ] || names=(e20 e29c e29g)
   need dockerd:docker.io iptables:iptables ip:iproute2 curl:curl nsenter:util-linux \
     gcc:gcc pkg-config:pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/seccomp.h:libseccomp-dev
-  [[ ${names[*]} != *e29* ]] || alone binaries
+  [[ ${names[*]} != *e29* ]] || alone engine binaries
   mkdir -p "$dir"
   cgroups
-  alone bridge
+  alone net bridge
   for name in "${names[@]}"; do
     case $name in
       e20) start e20 11 ;;
       e29c) start e29c 12 --feature containerd-snapshotter=true ;;
+      local) start local 1 --bridge "$tag" --fixed-cidr "$(cat "$dir/net").128/25" --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false ;;
       e29g) start e29g 13 --feature containerd-snapshotter=false --storage-driver overlay2 ;;
       *) usage ;;
     esac
@@ -174,7 +180,7 @@ cgroups_of() {
 
 down() {
   local name root m
-  for name in e20 e29c e29g; do
+  for name in e20 e29c e29g local; do
     root=$dir/$name
     if [ -d "$root" ]; then
       halt "$root"

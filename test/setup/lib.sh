@@ -11,7 +11,8 @@ mkdir -p "$tools" "$engine" "$images"
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# need COMMAND:PACKAGE... installs the packages whose command (or file, if it begins with /) is missing.
+# need COMMAND:PACKAGE... installs the packages whose command (or file, if it begins with /) is missing. Services that the
+# packages would start stay down: what is wanted here is started here.
 need() {
   local missing=() pair
   for pair in "$@"; do
@@ -24,10 +25,20 @@ need() {
   [ "$(id -u)" = 0 ] || die "not root; please install: ${missing[*]}"
   command -v apt-get >/dev/null || die "no apt-get here; please install: ${missing[*]}"
   say "installing ${missing[*]}"
-  apt-get update -q >"$cache/apt.log" 2>&1 || die "apt-get update: see $cache/apt.log"
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >>"$cache/apt.log" 2>&1 </dev/null ||
-    die "apt-get install ${missing[*]}: see $cache/apt.log"
+  alone apt install_packages "${missing[@]}"
 }
+
+install_packages() (
+  guard=/usr/sbin/policy-rc.d
+  if [ ! -e $guard ]; then
+    trap 'rm -f $guard' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$guard
+    chmod +x $guard
+  fi
+  apt-get update -q >"$cache/apt.log" 2>&1 || die "apt-get update: see $cache/apt.log"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >>"$cache/apt.log" 2>&1 </dev/null ||
+    die "apt-get install $*: see $cache/apt.log"
+)
 
 # fetch DIRECTORY NAME MODULE@VERSION [BUILD FLAG...] builds a program through the module proxy, once for each version.
 fetch() {
@@ -39,8 +50,12 @@ fetch() {
   echo "$module" >"$dir/.$name"
 }
 
-# alone COMMAND... runs a function while no other set-up on this machine builds or takes addresses.
-alone() { (flock 9; "$@" 9>&-) 9>"$cache/lock"; }
+# alone LOCK COMMAND... runs a function while no other set-up on this machine does the same.
+alone() {
+  local lock=$cache/$1.lock
+  shift
+  (flock 9; "$@" 9>&-) 9>"$lock"
+}
 
 # answers SOCKET: does an engine answer there?
 answers() { curl -fs --max-time 5 --unix-socket "$1" http://engine/_ping >/dev/null 2>&1; }
