@@ -179,7 +179,7 @@ func (in inspection) describe() snapshot.Container {
 		Mounts:   in.mounts(),
 		Networks: slices.Sorted(maps.Keys(in.NetworkSettings.Networks)),
 		Ports:    in.ports(),
-		Restart:  in.HostConfig.RestartPolicy.Name,
+		Restart:  cmp.Or(in.HostConfig.RestartPolicy.Name, "no"),
 	}
 }
 

@@ -71,6 +71,11 @@ func Prefix(t testing.TB, h Host) string {
 	var b [4]byte
 	rand.Read(b[:])
 	prefix := "hakotest-" + hex.EncodeToString(b[:])
+	cleanup(t, h, prefix)
+	return prefix
+}
+
+func cleanup(t testing.TB, h Host, prefix string) {
 	c := Client(t, h)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -81,7 +86,6 @@ func Prefix(t testing.TB, h Host) string {
 			t.Errorf("%s: remove %s*: %v", h.Name, prefix, err)
 		}
 	})
-	return prefix
 }
 
 func removeContainers(ctx context.Context, c *client.Client, prefix string) error {
@@ -162,4 +166,13 @@ func Run(t testing.TB, h Host, o client.ContainerCreateOptions) string {
 		t.Fatalf("%s: start %s: %v", h.Name, o.Name, err)
 	}
 	return id
+}
+
+// RemoveLater has the containers, volumes and networks whose names start with a prefix of another
+// engine removed from this one, too, when the test ends. Nothing is done if it is the same engine.
+func RemoveLater(t testing.TB, h Host, prefix string, same bool) {
+	t.Helper()
+	if !same {
+		cleanup(t, h, prefix)
+	}
 }
