@@ -1,0 +1,273 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/s3"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/exporter"
+	"github.com/hakobune-dr/hakobune/internal/docker"
+)
+
+func (p *program) backupCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "backup",
+		Usage:     "store a snapshot of running systems",
+		ArgsUsage: "NAME...",
+		Description: `NAME is a Compose project, a system named by the label io.github.hakobune-dr.system, or a container. A
+snapshot holds images, the containers' own changes, volumes, bind mounts, configuration and networks;
+what the repository knows is not read again.
+
+Containers are paused together for the moment in which the last changes are copied (see --quiesce). They
+go on whatever happens to this command. What could not be captured is listed, stands in the snapshot,
+and makes the command exit with 3.
+
+Labels of a container: io.github.hakobune-dr.enable=false leaves it out of --all, .stop=true stops it
+instead of pausing, .pre and .post are commands run in it before and after, .exclude lists paths.
+
+   hakobune backup shop
+   hakobune backup --all
+   hakobune backup -n shop          only show what would be read, and how`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "back up every system of this engine"},
+			&cli.StringSliceFlag{Name: "tag", Usage: "tag the snapshot with `TAG`; may be given several times"},
+			&cli.StringFlag{Name: "quiesce", Usage: "hold containers by `MODE`: pause, stop or none", Value: string(snapshot.Pause)},
+			&cli.DurationFlag{Name: "max-pause", Usage: "let paused containers go after `TIME` at the latest; the snapshot is then incomplete", Value: 30 * time.Second},
+			&cli.DurationFlag{Name: "max-stop", Usage: "the same for stopped ones", Value: 10 * time.Minute},
+			&cli.StringSliceFlag{Name: "pre", Usage: "run `CONTAINER=COMMAND` in the container before it is held"},
+			&cli.StringSliceFlag{Name: "post", Usage: "run `CONTAINER=COMMAND` in the container after it was released"},
+			&cli.BoolFlag{Name: "ignore-hook-errors", Usage: "go on when such a command fails; the snapshot is then incomplete"},
+			&cli.StringSliceFlag{Name: "exclude", Usage: "do not read `PATTERN`: VOLUME, VOLUME/PATTERN, CONTAINER/PATTERN, /HOST/PATH or **/PATTERN"},
+			&cli.StringSliceFlag{Name: "include", Usage: "read the volume or bind mount `NAME` although it is large or on a network file system"},
+			&cli.StringFlag{Name: "max-bind", Usage: "do not read bind mounts larger than `SIZE`", Value: "10GiB"},
+			&cli.BoolFlag{Name: "rescan", Usage: "read every file, also those that look unchanged"},
+			&cli.StringFlag{Name: "host-name", Usage: "record `NAME` as the host's name"},
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
+		},
+		Action: p.backup,
+	}
+}
+
+func (p *program) backup(c *cli.Context) error {
+	if (c.NArg() == 0) == !c.Bool("all") {
+		return usage("back up what? Name systems or give --all, one of the two").hint("hakobune backup NAME..., or hakobune backup --all")
+	}
+	opts, err := p.exportOptions(c)
+	if err != nil {
+		return err
+	}
+	engine, err := p.engine(c)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	if err := p.recover(c, engine); err != nil {
+		return err
+	}
+	systems, err := exporter.Discover(c.Context, engine, c.Args().Slice(), c.Bool("all"))
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return p.backupPlans(c, engine, systems, opts)
+	}
+	repo, err := p.open(c)
+	if err != nil {
+		return err
+	}
+	if opts.Guard, err = p.startGuard(c); err != nil {
+		return err
+	}
+	defer opts.Guard.Close()
+	// One system that fails does not keep the others from being backed up.
+	var errs []error
+	for _, sys := range systems {
+		if err := p.backupOne(c, repo, engine, sys, opts); err != nil {
+			errs = append(errs, fmt.Errorf("backup of %s: %w", sys.Name, err))
+		}
+		if c.Context.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recover lets go what an earlier run left standing still.
+func (p *program) recover(c *cli.Context, engine *docker.Engine) error {
+	freed, err := exporter.Recover(c.Context, engine, engine.Facts(), p.stateDir())
+	for _, name := range freed {
+		p.logger(c).Warn("let a container go that an earlier backup had left standing still", "container", name)
+	}
+	return err
+}
+
+// startGuard starts this program once more, to let containers go if this process is killed. It gets
+// what it needs to reach the engine, and nothing of the repository.
+func (p *program) startGuard(c *cli.Context) (*exporter.Guard, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("guard: %w", err)
+	}
+	argv := []string{self, guardName}
+	if h := given(c, "host").String("host"); h != "" {
+		argv = append(argv, "--host", h)
+	}
+	var env []string
+	for _, name := range []string{
+		"PATH", "HOME", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG",
+		"DOCKER_CERT_PATH", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION",
+	} {
+		if v := p.env.get(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return exporter.StartGuard(argv, env)
+}
+
+func (p *program) exportOptions(c *cli.Context) (exporter.Options, error) {
+	o := exporter.Options{
+		Host: c.String("host-name"), Program: "hakobune " + version(), Tags: c.StringSlice("tag"),
+		Mode: snapshot.QuiesceMode(c.String("quiesce")), MaxPause: c.Duration("max-pause"), MaxStop: c.Duration("max-stop"),
+		StateDir: p.stateDir(), IgnoreHookErrors: c.Bool("ignore-hook-errors"), Exclude: c.StringSlice("exclude"),
+		Include: c.StringSlice("include"), Rescan: c.Bool("rescan"), Logger: p.logger(c),
+	}
+	n, err := humanize.ParseBytes(c.String("max-bind"))
+	if err != nil || n > 1<<62 {
+		return o, usage("--max-bind %q is not a size", c.String("max-bind"))
+	}
+	o.MaxBind = int64(n)
+	switch o.Mode {
+	case snapshot.Pause, snapshot.Stop, snapshot.None:
+	default:
+		return o, usage("--quiesce %q: want pause, stop or none", string(o.Mode))
+	}
+	if o.Pre, err = hooks(c, "pre"); err != nil {
+		return o, err
+	}
+	if o.Post, err = hooks(c, "post"); err != nil {
+		return o, err
+	}
+	o.Own, err = p.ownPaths(c)
+	return o, err
+}
+
+// hooks reads CONTAINER=COMMAND flags; the command is a line for the container's shell.
+func hooks(c *cli.Context, flag string) (map[string][]string, error) {
+	m := map[string][]string{}
+	for _, s := range c.StringSlice(flag) {
+		name, command, ok := strings.Cut(s, "=")
+		if !ok || name == "" || command == "" {
+			return nil, usage("--%s %q is not CONTAINER=COMMAND", flag, s)
+		}
+		m[name] = []string{"/bin/sh", "-c", command}
+	}
+	return m, nil
+}
+
+// ownPaths are the places of this program that a backup must not take for data.
+func (p *program) ownPaths(c *cli.Context) ([]string, error) {
+	cache, err := p.cacheDir(c)
+	if err != nil {
+		return nil, err
+	}
+	paths := []string{p.stateDir(), cache}
+	if name, err := p.flag(c, "repo", "REPOSITORY"); err == nil && name != "" && !s3.IsURL(name) {
+		paths = append(paths, name)
+	}
+	var own []string
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return nil, err
+		}
+		own = append(own, abs)
+	}
+	return own, nil
+}
+
+func (p *program) backupPlans(c *cli.Context, engine *docker.Engine, systems []snapshot.System, o exporter.Options) error {
+	for _, sys := range systems {
+		plan, err := exporter.MakePlan(c.Context, engine, sys, o)
+		if err != nil {
+			return err
+		}
+		if err := p.showBackupPlan(c, plan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type backupPlanLine struct {
+	Type string `json:"message_type"`
+	*exporter.Plan
+}
+
+func (p *program) showBackupPlan(c *cli.Context, plan *exporter.Plan) error {
+	return p.result(c, backupPlanLine{"plan", plan}, func() {
+		fmt.Fprintf(p.out, "plan: backup of %s (found by %s), held by %s\n", plan.System.Name, plan.System.Source, plan.Mode)
+		for _, i := range plan.System.Images {
+			fmt.Fprintf(p.out, "  image       %s, %d layers\n", firstName(i), len(i.Layers))
+		}
+		for _, t := range plan.Trees {
+			way := exporter.Way("not at all")
+			if len(t.Ways) > 0 {
+				way = t.Ways[0]
+			}
+			fmt.Fprintf(p.out, "  %-10s  %s, by %s\n", t.Kind, t.Name, way)
+		}
+		for _, h := range plan.Holds {
+			fmt.Fprintf(p.out, "  hold        %s by %s\n", h.Name, h.Mode)
+		}
+		p.problems("missing", plan.System.Problems)
+		p.problems("note", plan.System.Notes)
+	})
+}
+
+type backupLine struct {
+	Type string `json:"message_type"`
+	snapshot.Summary
+	Problems []snapshot.Problem `json:"problems"`
+	Notes    []snapshot.Problem `json:"notes"`
+}
+
+// backupOne backs one system up and prints its snapshot.
+func (p *program) backupOne(c *cli.Context, repo *chunkstore.Repository, engine *docker.Engine, sys snapshot.System, o exporter.Options) error {
+	pr := p.newProgress(c)
+	o.Observer = pr.show
+	snap, err := exporter.Export(c.Context, repo, engine, sys, o)
+	pr.stop()
+	if err != nil {
+		return err
+	}
+	if !snap.Complete {
+		p.exit = exitIncomplete
+	}
+	return p.result(c, backupLine{"summary", snap.Summary, snap.System.Problems, snap.System.Notes}, func() {
+		s := snap.Stats
+		word := "snapshot"
+		if !snap.Complete {
+			word = "INCOMPLETE snapshot"
+		}
+		fmt.Fprintf(p.out, "%s %s of %s: %s in %d files, %s read, %s new, %s stored, in %s\n", word, snap.ID[:8], snap.Summary.System,
+			size(s.Bytes), s.Files, size(s.Read), size(s.NewBytes), size(s.Stored), span(snap.Took))
+		if q := snap.System.Quiesce; q.Mode != snapshot.None {
+			fmt.Fprintf(p.out, "  containers stood still for %s (%s)\n", span(cmp.Or(q.Paused, s.Paused)), q.Mode)
+		}
+		p.problems("missing", snap.System.Problems)
+		p.problems("note", snap.System.Notes)
+	})
+}
