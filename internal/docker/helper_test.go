@@ -32,6 +32,7 @@ func helperProgram(t *testing.T) string {
 }
 
 func TestHelper(t *testing.T) {
+	t.Parallel()
 	program := helperProgram(t)
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("from the host\n"), 0o600); err != nil {

@@ -115,6 +115,7 @@ func (s system) web(image string) client.ContainerCreateOptions {
 // TestRecreate makes a system on every engine and creates it again on every engine: under its own
 // names on another one, under other names beside itself.
 func TestRecreate(t *testing.T) {
+	t.Parallel()
 	hosts := dockertest.Engines(t)
 	for i, from := range hosts {
 		t.Run(from.Name, func(t *testing.T) {
@@ -304,6 +305,7 @@ func TestBindsMove(t *testing.T) {
 // TestMACAddress: a MAC address that was asked for stays, one that an engine made up does not become
 // one that was asked for, between engines that keep it in different places.
 func TestMACAddress(t *testing.T) {
+	t.Parallel()
 	hosts := dockertest.Engines(t)
 	for i, from := range hosts {
 		t.Run(from.Name, func(t *testing.T) {
