@@ -8,7 +8,7 @@ LAB     ?= $(CURDIR)/.lab
 PKG     ?= ./...
 # A clone without tags (a shallow one, or one of an early commit) still gets a version that names its commit.
 VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo "v0.0.0-$$(git describe --always --dirty 2>/dev/null || echo unknown)")
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)'
 
 # Packages whose tests run a second time under the race detector: all that start goroutines.
 RACE := ./chunkstore/... ./crypto/... ./exporter/... ./importer/... ./internal/...

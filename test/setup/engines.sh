@@ -5,7 +5,7 @@
 #   e20    the distribution's docker.io (20.10 on Debian 12), overlay2
 #   e29c   moby 29, containerd image store, the default of a new engine
 #   e29g   the same, overlay2
-#   local  as e20, but in this host's network, with a bridge of its own and no iptables: to build images, and for the demo
+#   local  as e20, but in this host's network, with a bridge of its own and no iptables: to build images
 #
 # The first three are hosts of their own: their own network namespace (so docker0, iptables and ports), a data root under
 # DIR, its socket at DIR/NAME/docker.sock, its address in DIR/NAME/address. Namespaces and the bridge that joins them to this
@@ -118,9 +118,11 @@ up() {
   [ "$(id -u)" = 0 ] || die "engines need root"
   local names=("$@") name
   [ ${#names[@]} -gt 0 ] || names=(e20 e29c e29g)
-  need dockerd:docker.io iptables:iptables ip:iproute2 curl:curl nsenter:util-linux \
-    gcc:gcc pkg-config:pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/seccomp.h:libseccomp-dev
-  [[ ${names[*]} != *e29* ]] || alone engine binaries
+  need dockerd:docker.io iptables:iptables ip:iproute2 curl:curl nsenter:util-linux
+  if [[ ${names[*]} == *e29* ]]; then
+    need gcc:gcc pkg-config:pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/seccomp.h:libseccomp-dev
+    alone engine binaries
+  fi
   mkdir -p "$dir"
   cgroups
   alone net bridge
