@@ -13,7 +13,7 @@ import (
 )
 
 // ErrFormat says that a stream is not what this package writes: damaged, or of a newer version.
-var ErrFormat = errors.New("invalid records")
+var ErrFormat = errors.New("malformed archive")
 
 // Decoder reads what an Encoder wrote, and nothing else: a stream that it accepts encodes to the
 // same bytes again. Not for concurrent use.
@@ -124,22 +124,11 @@ func (d *Decoder) read(n int) error {
 }
 
 func (d *Decoder) uvarint() (uint64, error) {
-	var p [binary.MaxVarintLen64]byte
-	for i := range p {
-		b, err := d.r.ReadByte()
-		if err != nil {
-			return 0, d.fail(err)
-		}
-		p[i] = b
-		if b < 0x80 {
-			v, ok := uvarint(p[:i+1])
-			if ok != i+1 {
-				break
-			}
-			return v, nil
-		}
+	v, err := readUvarint(d.r)
+	if errors.Is(err, ErrFormat) {
+		return 0, d.bad("malformed number")
 	}
-	return 0, d.bad("malformed number")
+	return v, d.fail(err)
 }
 
 // bad makes the error of bytes that break the format.

@@ -42,28 +42,38 @@ func Refs(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream
 	}
 }
 
-// contentRefs iterates over the contents of entries, and joins pieces that follow each other in
-// one chunk, as those of a bundle do.
+// contentRefs iterates over the contents of entries.
 func contentRefs(entries iter.Seq2[Entry, error]) iter.Seq2[chunkstore.Ref, error] {
-	return func(yield func(chunkstore.Ref, error) bool) {
-		var run chunkstore.Ref
-		add := func(r chunkstore.Ref) bool {
-			if r.ID == run.ID && r.Offset == run.Offset+run.Length {
-				run.Length += r.Length
-				return true
-			}
-			last := run
-			run = r
-			return last.Length == 0 || yield(last, nil)
-		}
+	return joinRefs(func(yield func(chunkstore.Ref, error) bool) {
 		for e, err := range entries {
 			if err != nil {
 				yield(chunkstore.Ref{}, err)
 				return
 			}
-			if !e.refs(add) {
+			if !e.refs(func(r chunkstore.Ref) bool { return yield(r, nil) }) {
 				return
 			}
+		}
+	})
+}
+
+// joinRefs joins pieces that follow each other in one chunk, as those of a bundle do.
+func joinRefs(refs iter.Seq2[chunkstore.Ref, error]) iter.Seq2[chunkstore.Ref, error] {
+	return func(yield func(chunkstore.Ref, error) bool) {
+		var run chunkstore.Ref
+		for r, err := range refs {
+			if err == nil && r.ID == run.ID && r.Offset == run.Offset+run.Length {
+				run.Length += r.Length
+				continue
+			}
+			if run.Length > 0 && !yield(run, nil) {
+				return
+			}
+			if err != nil {
+				yield(chunkstore.Ref{}, err)
+				return
+			}
+			run = r
 		}
 		if run.Length > 0 {
 			yield(run, nil)

@@ -146,11 +146,11 @@ func TestTreeReaderData(t *testing.T) {
 
 // More entries between two contents than any buffer holds, and more content than is read ahead.
 func TestTreeReaderFarApart(t *testing.T) {
-	nodes := []node{file("a", noise(1, 40<<20))}
+	nodes := []node{file("a", noise(1, 34<<20))}
 	for i := range 30_000 {
 		nodes = append(nodes, dir(fmt.Sprintf("d%05d", i)))
 	}
-	nodes = append(nodes, file("z", noise(2, 40<<20)))
+	nodes = append(nodes, file("z", noise(2, 1<<20)))
 	r, tr := newRepository(t), newTree(nodes...)
 	st, _ := save(t, r, tr, nil)
 	rd := archive.OpenTree(t.Context(), r, st)

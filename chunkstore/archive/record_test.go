@@ -88,10 +88,14 @@ func TestRecordsRoundTrip(t *testing.T) {
 	}
 }
 
-// The bytes of version 1 never change: every later version must read them.
-func TestRecordsGolden(t *testing.T) {
-	name := filepath.Join("testdata", "tree-v1.hex")
-	got := hex.Dump(encode(t, every()))
+func TestRecordsGolden(t *testing.T) { golden(t, "tree-v1.hex", encode(t, every())) }
+
+// golden compares with a file in testdata. The bytes of a version never change: every later
+// version must read them.
+func golden(t *testing.T, name string, b []byte) {
+	t.Helper()
+	name = filepath.Join("testdata", name)
+	got := hex.Dump(b)
 	if *update {
 		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
