@@ -13,8 +13,15 @@ const maxName = 200
 // this program: a full disk, a certificate that is not trusted, clocks that differ. Never retried.
 var ErrPermanent = errors.New("trying again does not help")
 
+// Permanent returns an error in the words of err that wraps err and ErrPermanent.
+func Permanent(err error) error { return permanent{err} }
+
+type permanent struct{ error }
+
+func (p permanent) Unwrap() []error { return []error{p.error, ErrPermanent} }
+
 // errName says that a name or prefix is not one of Backend's contract. It is a bug of the caller.
-var errName = fmt.Errorf("invalid object name: %w", ErrPermanent)
+var errName = Permanent(errors.New("invalid object name"))
 
 // CheckName reports whether name keeps the contract of Backend: 1 to 200 bytes of a-z, 0-9, '-',
 // '_' and '.' in elements between slashes, none of which is empty, "." or "..". Every backend
@@ -58,7 +65,7 @@ func Span(size, off, n int64) (int64, error) {
 		n = size - off
 	}
 	if off < 0 || n < 0 || off > size || n > size-off {
-		return 0, fmt.Errorf("range of %d bytes at %d: %w: the object has %d", n, off, ErrPermanent, size)
+		return 0, Permanent(fmt.Errorf("range of %d bytes at %d: the object has %d", n, off, size))
 	}
 	return n, CheckSize(n)
 }
@@ -66,7 +73,7 @@ func Span(size, off, n int64) (int64, error) {
 // CheckSize reports whether an object or a part of it may have n bytes.
 func CheckSize(n int64) error {
 	if n > MaxObject {
-		return fmt.Errorf("%d bytes exceed the limit of %d: %w", n, MaxObject, ErrPermanent)
+		return Permanent(fmt.Errorf("%d bytes exceed the limit of %d", n, MaxObject))
 	}
 	return nil
 }

@@ -269,9 +269,9 @@ func explain(err error) error {
 	case errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("the file system is mounted read-only: %w (%w)", chunkstore.ErrAccess, err)
 	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("the file system is full: %w (%w)", chunkstore.ErrPermanent, err)
+		return chunkstore.Permanent(fmt.Errorf("the file system is full: %w", err))
 	case errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("the disk quota is used up: %w (%w)", chunkstore.ErrPermanent, err)
+		return chunkstore.Permanent(fmt.Errorf("the disk quota is used up: %w", err))
 	}
 	return err
 }

@@ -155,6 +155,9 @@ func (c Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, c.URL()) }
 // LogValue implements slog.LogValuer.
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.URL()) }
 
+// MarshalText implements encoding.TextMarshaler.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.URL()), nil }
+
 // key returns the object's name in the bucket.
 func (c Config) key(name string) string {
 	if c.Prefix == "" {

@@ -54,8 +54,8 @@ func (e *Error) Hint() string { return e.hint }
 // The causes that have words of their own.
 var (
 	errServer = errors.New("the store answered with an error")
-	errFull   = fmt.Errorf("the store is full or its quota is used up (%w)", chunkstore.ErrPermanent)
-	errRefuse = fmt.Errorf("the store refused the request (%w)", chunkstore.ErrPermanent)
+	errFull   = chunkstore.Permanent(errors.New("the store is full or its quota is used up"))
+	errRefuse = chunkstore.Permanent(errors.New("the store refused the request"))
 )
 
 // translate turns an error of minio-go or of the network into one of this package.
@@ -114,7 +114,9 @@ func firstLine(message string) string {
 	return strings.ToValidUTF8(line[:min(len(line), 200)], "")
 }
 
-// byStatus classifies what has no code of its own.
+// byStatus classifies what has no code of its own. A 404 is not among it: that an object does not
+// exist is believed only where the store says just that (NoSuchKey, which minio-go also takes from a
+// 404 without a body).
 func (s *Store) byStatus(e *Error) {
 	switch {
 	case e.Status == http.StatusForbidden || e.Status == http.StatusUnauthorized:
@@ -124,8 +126,8 @@ func (s *Store) byStatus(e *Error) {
 			return
 		}
 		e.err, e.hint = chunkstore.ErrAccess, accessHint(e.Code)
-	case e.Status == http.StatusNotFound:
-		e.err = chunkstore.ErrNotExist
+	case e.Code == "XAdminUserNotFound": // versitygw, with status 404, of an unknown access key
+		e.err, e.hint = chunkstore.ErrAccess, accessHint("InvalidAccessKeyId")
 	case e.Status == http.StatusPreconditionFailed:
 		e.err = chunkstore.ErrExist
 	case e.Status == http.StatusNotImplemented:
@@ -161,7 +163,7 @@ func (s *Store) skewed(e *Error) {
 	case d < 0:
 		how = fmt.Sprintf("this host's clock is %v behind the store's", -d)
 	}
-	e.err, e.hint = fmt.Errorf("%s (%w)", how, chunkstore.ErrPermanent), "set the clock, or start time synchronisation"
+	e.err, e.hint = chunkstore.Permanent(errors.New(how)), "set the clock, or start time synchronisation"
 }
 
 // expired is temporary if fresh credentials can be had, which the next request then does.
@@ -197,10 +199,10 @@ func (s *Store) unanswered(op, name string, err error) error {
 	)
 	switch {
 	case errors.As(err, &verify):
-		e.err = fmt.Errorf("the certificate of %s is not trusted: %w (%w)", s.config.Endpoint, verify.Err, chunkstore.ErrPermanent)
+		e.err = chunkstore.Permanent(fmt.Errorf("the certificate of %s is not trusted: %w", s.config.Endpoint, verify.Err))
 		e.hint = certificateHint(verify.Err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		e.err = fmt.Errorf("%s does not speak TLS (%w)", s.config.Endpoint, chunkstore.ErrPermanent)
+		e.err = chunkstore.Permanent(fmt.Errorf("%s does not speak TLS", s.config.Endpoint))
 		e.hint = "if that is meant, write s3:http://"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.err = fmt.Errorf("%s refuses connections: %w", s.config.Endpoint, err)

@@ -186,7 +186,7 @@ func readSpan(body io.Reader, header http.Header, off, n int64) ([]byte, error) 
 		return nil, err
 	}
 	if start != off || length != want {
-		return nil, fmt.Errorf("asked for %d bytes at %d, answered with %d at %d: %w", want, off, length, start, chunkstore.ErrPermanent)
+		return nil, chunkstore.Permanent(fmt.Errorf("asked for %d bytes at %d, answered with %d at %d", want, off, length, start))
 	}
 	data := make([]byte, want)
 	if _, err := io.ReadFull(body, data); err != nil {
@@ -288,7 +288,8 @@ func (s *Store) list(ctx context.Context, prefix string, last *string, v1 bool, 
 			continue
 		}
 		if name < *last {
-			return &Error{Op: "list", Name: prefix, err: fmt.Errorf("%w: %s is listed after %s", errOrder, name, *last)}
+			err := fmt.Errorf("the store does not list in order: %s is listed after %s", name, *last)
+			return &Error{Op: "list", Name: prefix, err: chunkstore.Permanent(err)}
 		}
 		*last = name
 		if err := fn(chunkstore.Info{Name: name, Size: o.Size, Modified: o.LastModified}); err != nil {
@@ -300,8 +301,6 @@ func (s *Store) list(ctx context.Context, prefix string, last *string, v1 bool, 
 	}
 	return s.translate(ctx, "list", prefix, ctx.Err()) // the iterator just ends with ctx
 }
-
-var errOrder = fmt.Errorf("the store does not list in order (%w)", chunkstore.ErrPermanent)
 
 func check(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {

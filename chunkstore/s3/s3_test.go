@@ -15,6 +15,7 @@ import (
 // Every store is held to the contract; what one lacks stands here. (Swift answers that it has no
 // conditional writes, which the contract allows.)
 func TestContract(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		start func(testing.TB) *testserver.Server
 		weak  []storetest.Weakness

@@ -241,8 +241,9 @@ func (s suite) delete(t *testing.T) {
 
 func (s suite) location(t *testing.T) {
 	b := s.open(t)
-	if b.Location() == "" || b.Location() != b.Location() {
-		t.Errorf("Location() = %q, then %q", b.Location(), b.Location())
+	first := b.Location()
+	if again := b.Location(); first == "" || again != first {
+		t.Errorf("Location() = %q, then %q", first, again)
 	}
 }
 
