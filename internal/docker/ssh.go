@@ -8,8 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,17 +27,16 @@ func dialSSH(ctx context.Context, host string) (net.Conn, error) {
 		return nil, fmt.Errorf("ssh %s: %w", host, err)
 	}
 	defer theirs.Close()
-	conn := &sshConn{Conn: ours}
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), "ssh", args...)
+	conn := &sshConn{Conn: ours, cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, &conn.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a terminal's interrupt must not cut the connection under a clean end
 	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("ssh %s: %w", host, err)
 	}
-	conn.ended.Add(1)
 	go func() {
-		defer conn.ended.Done()
+		defer close(conn.ended)
 		_ = cmd.Wait() // a failure shows as an early end of the stream, with what ssh said
 	}()
 	return conn, nil
@@ -85,8 +84,9 @@ func socketPair() (net.Conn, *os.File, error) {
 // sshConn is a connection whose other end is a session of ssh.
 type sshConn struct {
 	net.Conn
+	cmd   *exec.Cmd
 	said  tail
-	ended sync.WaitGroup
+	ended chan struct{} // closed when ssh has ended
 }
 
 // Read adds what ssh said to an end of the stream that came with an explanation.
@@ -94,6 +94,10 @@ func (c *sshConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err == nil || n > 0 {
 		return n, err
+	}
+	select { // what it says may come after the end of the stream
+	case <-c.ended:
+	case <-time.After(time.Second):
 	}
 	if said := c.said.String(); said != "" {
 		return 0, fmt.Errorf("ssh: %s: %w", said, err)
@@ -104,9 +108,11 @@ func (c *sshConn) Read(p []byte) (int, error) {
 // CloseWrite ends what is written and leaves the other direction open.
 func (c *sshConn) CloseWrite() error { return c.Conn.(*net.UnixConn).CloseWrite() }
 
-// Close ends the session and waits for it.
+// Close ends the session and waits for it. The other side may keep the session open for as long as
+// something there runs, so ssh is told to end.
 func (c *sshConn) Close() error {
 	err := c.Conn.Close()
-	c.ended.Wait()
+	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	<-c.ended
 	return err
 }
