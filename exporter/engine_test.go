@@ -18,7 +18,7 @@ import (
 )
 
 // *docker.Engine is what the exporter asks for.
-var _ exporter.Holder = (*docker.Engine)(nil)
+var _ exporter.Engine = (*docker.Engine)(nil)
 
 // The test binary plays other processes too: a guard, and a backup that is killed.
 const (
@@ -97,7 +97,7 @@ func (h *engineHost) call(method, path string, body any) map[string]any {
 		h.t.Fatal(err)
 	}
 	dial := func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", strings.TrimPrefix(h.Host.Host, "unix://"))
+		return net.Dial("unix", h.socket())
 	}
 	c := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(context.Background(), method, "http://engine/v1.41"+path, bytes.NewReader(text))
@@ -122,6 +122,9 @@ func (h *engineHost) call(method, path string, body any) map[string]any {
 	}
 	return object
 }
+
+// socket is the engine's.
+func (h *engineHost) socket() string { return strings.TrimPrefix(h.Host.Host, "unix://") }
 
 // run starts a container of the test image under the test's prefix and returns its id. config is
 // the body of the create request, the shell's script in it under "sh".

@@ -113,7 +113,6 @@ func (f *fakeEngine) Exec(ctx context.Context, id string, argv []string, out io.
 	return run(id, argv, out)
 }
 
-
 func (f *fakeEngine) state(id string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
