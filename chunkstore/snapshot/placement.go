@@ -21,6 +21,7 @@ type Facts struct {
 	Local         bool     // proven: this process sees the engine's files at the engine's paths
 	RootDir       string   // the engine's data directory, on its own host
 	Containerd    bool     // images live in containerd's store (ids are manifest digests), not in a graph driver
+	UserNS        bool     // users of containers are others on disk (userns-remap, rootless)
 	NCPU          int      // processors
 	Memory        int64    // bytes
 	VolumeDrivers []string // names

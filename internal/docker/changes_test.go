@@ -23,8 +23,10 @@ import (
 // changed runs a container that has changed its files.
 func changed(t *testing.T, h dockertest.Host) (id, name string) {
 	name = dockertest.Prefix(t, h)
-	id = dockertest.Run(t, h, client.ContainerCreateOptions{Name: name, Config: &container.Config{Image: dockertest.Busybox(t, h), StopSignal: "KILL",
-		Cmd: []string{"sh", "-c", "echo new > /tmp/new; rm /etc/group; touch /ready; sleep 1000"}}})
+	id = dockertest.Run(t, h, client.ContainerCreateOptions{Name: name, Config: &container.Config{
+		Image: dockertest.Busybox(t, h), StopSignal: "KILL",
+		Cmd: []string{"sh", "-c", "echo new > /tmp/new; rm /etc/group; touch /ready; sleep 1000"},
+	}})
 	c := dockertest.Client(t, h)
 	waitFor(t, func() bool {
 		_, err := c.ContainerStatPath(t.Context(), id, client.ContainerStatPathOptions{Path: "/ready"})
@@ -240,7 +242,8 @@ func remote(t *testing.T, h dockertest.Host) *docker.Engine {
 func forward(to interface {
 	io.Writer
 	CloseWrite() error
-}, from io.Reader) {
+}, from io.Reader,
+) {
 	io.Copy(to, from)
 	to.CloseWrite()
 }

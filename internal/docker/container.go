@@ -59,6 +59,7 @@ type hostConfig struct {
 	NetworkMode   string
 	PidMode       string
 	IpcMode       string
+	UsernsMode    string
 	Links         []string
 	VolumesFrom   []string
 	PortBindings  map[string][]struct{ HostIP, HostPort string }

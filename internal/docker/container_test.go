@@ -106,8 +106,10 @@ func TestContainers(t *testing.T) {
 // TestSurroundingsOfTheVanished: what is gone is a problem, not a failure.
 func TestSurroundingsOfTheVanished(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
-		c := snapshot.Container{ImageID: "sha256:" + strings.Repeat("0", 64), Inspect: []byte("{}"), Networks: []string{"hakotest-none"},
-			Mounts: []snapshot.Mount{{Type: "volume", Name: "hakotest-none", Destination: "/x"}}}
+		c := snapshot.Container{
+			ImageID: "sha256:" + strings.Repeat("0", 64), Inspect: []byte("{}"), Networks: []string{"hakotest-none"},
+			Mounts: []snapshot.Mount{{Type: "volume", Name: "hakotest-none", Destination: "/x"}},
+		}
 		s, err := e.Surroundings(ctxOf(t), []snapshot.Container{c})
 		if err != nil || len(s.Problems) != 3 {
 			t.Fatal(err, s)
@@ -140,6 +142,7 @@ func TestLayersAreByteExact(t *testing.T) {
 			}
 			checkLayer(t, e, img, n)
 			checkLayer(t, remote(t, h), img, n)
+			checkLayer(t, older(t, h, "1.45"), img, n) // its containerd is not told
 		}
 		far := imageOf(t, remote(t, h), p)
 		if far.Config != config || !bytes.Equal(far.RawConfig, img.RawConfig) {
@@ -188,8 +191,10 @@ func digest(b []byte) string {
 func TestUpper(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		image, p := dockertest.Busybox(t, h), dockertest.Prefix(t, h)
-		id := dockertest.Create(t, h, client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: image, StopSignal: "KILL",
-			Cmd: []string{"sh", "-c", "echo here > /tmp/mark; rm /etc/group; sleep 1000"}}})
+		id := dockertest.Create(t, h, client.ContainerCreateOptions{Name: p, Config: &container.Config{
+			Image: image, StopSignal: "KILL",
+			Cmd: []string{"sh", "-c", "echo here > /tmp/mark; rm /etc/group; sleep 1000"},
+		}})
 		created, err := e.Upper(ctxOf(t), find(t, e, p))
 		if err != nil {
 			t.Fatal(err)
@@ -205,12 +210,22 @@ func TestUpper(t *testing.T) {
 		if mark, err := os.ReadFile(filepath.Join(running, "tmp/mark")); err != nil || string(mark) != "here\n" {
 			t.Errorf("%v: %q", err, mark)
 		}
+		if dir, err := older(t, h, "1.45").Upper(ctxOf(t), find(t, e, p)); err != nil || dir != created { // from its mounts
+			t.Errorf("%v: %s, created %s", err, dir, created)
+		}
 		if err := e.Stop(ctxOf(t), id); err != nil {
 			t.Fatal(err)
 		}
 		stopped, err := e.Upper(ctxOf(t), find(t, e, p))
 		if err != nil || stopped != created {
 			t.Errorf("%v: %s, created %s", err, stopped, created)
+		}
+		far := remote(t, h)
+		if _, err := far.Upper(ctxOf(t), find(t, e, p)); err == nil {
+			t.Error("the files of a remote engine are not to be seen")
+		}
+		if dir, err := far.RemoteUpper(ctxOf(t), find(t, e, p)); (err == nil) == e.Facts().Containerd || err == nil && dir != created {
+			t.Errorf("%v: %s, created %s", err, dir, created)
 		}
 	})
 }

@@ -86,16 +86,20 @@ func TestState(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p := dockertest.Prefix(t, h)
 		for name, tty := range map[string]bool{p + "-plain": false, p + "-tty": true} {
-			id := dockertest.Run(t, h, client.ContainerCreateOptions{Name: name, Config: &container.Config{Image: dockertest.Busybox(t, h), Tty: tty,
-				Cmd: []string{"sh", "-c", "for i in $(seq 30); do echo line $i; done; exit 4"}}})
+			id := dockertest.Run(t, h, client.ContainerCreateOptions{Name: name, Config: &container.Config{
+				Image: dockertest.Busybox(t, h), Tty: tty,
+				Cmd: []string{"sh", "-c", "for i in $(seq 30); do echo line $i; done; exit 4"},
+			}})
 			waitFor(t, func() bool { s, err := e.State(ctxOf(t), id); return err == nil && s.State == "exited" })
 			s, err := e.State(ctxOf(t), id)
 			if err != nil || s.ExitCode != 4 || !strings.HasPrefix(s.Log, "line 11") || !strings.HasSuffix(s.Log, "line 30") {
 				t.Errorf("%+v, %v", s, err)
 			}
 		}
-		sick := dockertest.Run(t, h, client.ContainerCreateOptions{Name: p + "-sick", Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"sleep", "1000"}, StopSignal: "KILL",
-			Healthcheck: &container.HealthConfig{Test: []string{"CMD", "false"}, Interval: 100 * time.Millisecond, Retries: 1, Timeout: 10 * time.Second}}})
+		sick := dockertest.Run(t, h, client.ContainerCreateOptions{Name: p + "-sick", Config: &container.Config{
+			Image: dockertest.Busybox(t, h), Cmd: []string{"sleep", "1000"}, StopSignal: "KILL",
+			Healthcheck: &container.HealthConfig{Test: []string{"CMD", "false"}, Interval: 100 * time.Millisecond, Retries: 1, Timeout: 10 * time.Second},
+		}})
 		waitFor(t, func() bool { s, err := e.State(ctxOf(t), sick); return err == nil && s.Health == "unhealthy" })
 		if _, err := e.State(ctxOf(t), p+"-none"); !errors.Is(err, snapshot.ErrMissing) {
 			t.Error(err)
@@ -106,8 +110,10 @@ func TestState(t *testing.T) {
 func TestPutArchive(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p := dockertest.Prefix(t, h)
-		id := dockertest.Create(t, h, client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"cat", "/v/in/side"}},
-			HostConfig: &container.HostConfig{Binds: []string{p + ":/v"}}})
+		id := dockertest.Create(t, h, client.ContainerCreateOptions{
+			Name: p, Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"cat", "/v/in/side"}},
+			HostConfig: &container.HostConfig{Binds: []string{p + ":/v"}},
+		})
 		files := dockertest.Layer(t, dockertest.File{Name: "in/"}, dockertest.File{Name: "in/side", Data: []byte("put here")})
 		if err := e.PutArchive(ctxOf(t), id, "/v", bytes.NewReader(files)); err != nil {
 			t.Fatal(err)
@@ -201,9 +207,13 @@ func TestNamesOfContainers(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p := dockertest.Prefix(t, h)
 		port := network.MustParsePort("80/tcp")
-		id := dockertest.Run(t, h, client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"sleep", "1000"}, StopSignal: "KILL",
-			Labels: map[string]string{"mine": "yes"}, ExposedPorts: network.PortSet{port: {}}},
-			HostConfig: &container.HostConfig{PortBindings: network.PortMap{port: {{HostPort: ""}}}}})
+		id := dockertest.Run(t, h, client.ContainerCreateOptions{
+			Name: p, Config: &container.Config{
+				Image: dockertest.Busybox(t, h), Cmd: []string{"sleep", "1000"}, StopSignal: "KILL",
+				Labels: map[string]string{"mine": "yes"}, ExposedPorts: network.PortSet{port: {}},
+			},
+			HostConfig: &container.HostConfig{PortBindings: network.PortMap{port: {{HostPort: ""}}}},
+		})
 		names, err := e.Names(ctxOf(t))
 		if err != nil {
 			t.Fatal(err)

@@ -31,6 +31,7 @@ type info struct {
 	MemTotal                            int64
 	Runtimes                            map[string]json.RawMessage
 	Plugins                             struct{ Volume, Network, Log []string }
+	SecurityOptions                     []string
 	Containerd                          *containerdInfo
 }
 
@@ -74,6 +75,7 @@ func (i info) facts() snapshot.Facts {
 		Host:          i.Name,
 		RootDir:       i.DockerRootDir,
 		Containerd:    i.status("driver-type") == "io.containerd.snapshotter.v1",
+		UserNS:        slices.Contains(i.SecurityOptions, "name=userns") || slices.Contains(i.SecurityOptions, "name=rootless"),
 		NCPU:          i.NCPU,
 		Memory:        i.MemTotal,
 		VolumeDrivers: i.Plugins.Volume,
@@ -174,8 +176,11 @@ func holds(pid int, dir string) bool {
 	if err != nil {
 		return false
 	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return false
+	}
 	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
 		file, err := os.Readlink(filepath.Join(proc, "fd", fd.Name()))
-		return err == nil && strings.HasPrefix(file, filepath.Clean(dir)+"/")
+		return err == nil && strings.HasPrefix(file, dir+"/")
 	})
 }

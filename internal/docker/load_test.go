@@ -25,7 +25,7 @@ func TestCheckImage(t *testing.T) {
 		for _, id := range ids {
 			want.Layers = append(want.Layers, snapshot.Layer{DiffID: id})
 		}
-		for _, e := range []*docker.Engine{e, remote(t, h), older(t, h)} {
+		for _, e := range []*docker.Engine{e, remote(t, h), older(t, h, "1.47")} {
 			id, err := e.CheckImage(ctxOf(t), p+"/layered:1", want)
 			if err != nil || !strings.HasPrefix(id, "sha256:") || (id == config) == e.Facts().Containerd {
 				t.Errorf("%s, %v", id, err)
@@ -60,10 +60,10 @@ func TestCheckImage(t *testing.T) {
 	})
 }
 
-// older connects as a client of before API 1.48 does, from where on engines tell what content they have.
-func older(t *testing.T, h dockertest.Host) *docker.Engine {
+// older connects as a client of an older API does: before 1.48 engines do not tell what content they
+// have, before 1.46 not where their containerd is.
+func older(t *testing.T, h dockertest.Host, version string) *docker.Engine {
 	t.Helper()
-	version := "1.47"
 	if h.Name == "E20" {
 		version = "1.41"
 	}
@@ -96,8 +96,10 @@ func TestLoadOfTheIncomplete(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p := dockertest.Prefix(t, h)
 		layer := dockertest.Layer(t, dockertest.File{Name: "only here", Data: []byte(p)})
-		config, err := json.Marshal(map[string]any{"architecture": "amd64", "os": "linux", "config": map[string]any{},
-			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}}})
+		config, err := json.Marshal(map[string]any{
+			"architecture": "amd64", "os": "linux", "config": map[string]any{},
+			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

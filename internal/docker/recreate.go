@@ -45,8 +45,10 @@ func recreate(c snapshot.Container, p snapshot.Placement, version string) (creat
 	if err != nil {
 		return creation{}, fmt.Errorf("inspection of container %s: %w", c.Name, err)
 	}
-	r := &recreation{c: c, p: p, version: version, config: whole.child("Config"), host: whole.child("HostConfig"),
-		nets: whole.child("NetworkSettings").child("Networks")}
+	r := &recreation{
+		c: c, p: p, version: version, config: whole.child("Config"), host: whole.child("HostConfig"),
+		nets: whole.child("NetworkSettings").child("Networks"),
+	}
 	for _, m := range whole.children("Mounts") {
 		rw, _ := m["RW"].(bool)
 		r.shown = append(r.shown, mountRow{m.text("Type"), m.text("Name"), m.text("Source"), m.text("Destination"), m.text("Propagation"), rw})

@@ -57,8 +57,10 @@ func makeSystem(t *testing.T, h dockertest.Host, e *docker.Engine, n int) system
 		Image: image, Cmd: []string{"sleep", "1000"}, StopSignal: "KILL", Volumes: map[string]struct{}{"/anonymous": {}},
 	}, HostConfig: &container.HostConfig{NetworkMode: container.NetworkMode(s.prefix + "-back"), IpcMode: "shareable", Binds: []string{s.bind + ":/shared:ro"}}})
 	dockertest.Run(t, h, s.web(image))
-	if _, err := c.NetworkConnect(t.Context(), s.prefix+"-back", client.NetworkConnectOptions{Container: s.prefix + "-web",
-		EndpointConfig: &network.EndpointSettings{Aliases: []string{"backdoor"}, Links: []string{s.prefix + "-db:database"}}}); err != nil {
+	if _, err := c.NetworkConnect(t.Context(), s.prefix+"-back", client.NetworkConnectOptions{
+		Container:      s.prefix + "-web",
+		EndpointConfig: &network.EndpointSettings{Aliases: []string{"backdoor"}, Links: []string{s.prefix + "-db:database"}},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	dockertest.Run(t, h, client.ContainerCreateOptions{Name: s.prefix + "-side", Config: &container.Config{
@@ -134,8 +136,10 @@ func recreateOn(t *testing.T, s system, beside bool, h dockertest.Host) {
 		suffix = "-again"
 	}
 	dockertest.RemoveLater(t, h, s.prefix, beside)
-	p := snapshot.Placement{Image: dockertest.Busybox(t, h), ImageID: "sha256:target", Labels: map[string]string{"restored": "yes"},
-		Volumes: map[string]string{}, Networks: map[string]string{}, Containers: map[string]string{}}
+	p := snapshot.Placement{
+		Image: dockertest.Busybox(t, h), ImageID: "sha256:target", Labels: map[string]string{"restored": "yes"},
+		Volumes: map[string]string{}, Networks: map[string]string{}, Containers: map[string]string{},
+	}
 	if beside {
 		p.Without = []snapshot.Part{snapshot.PartAddresses}
 		p.Ports = map[string]string{s.port + "/tcp": "127.0.0.2:19090"}
@@ -286,8 +290,10 @@ func TestBindsMove(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(moved, "f"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		dockertest.Create(t, h, client.ContainerCreateOptions{Name: p + "-a", Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"ls", "/one/f", "/two/f"}},
-			HostConfig: &container.HostConfig{Binds: []string{old + ":/one"}, Mounts: []mount.Mount{{Type: mount.TypeBind, Source: old, Target: "/two"}}}})
+		dockertest.Create(t, h, client.ContainerCreateOptions{
+			Name: p + "-a", Config: &container.Config{Image: dockertest.Busybox(t, h), Cmd: []string{"ls", "/one/f", "/two/f"}},
+			HostConfig: &container.HostConfig{Binds: []string{old + ":/one"}, Mounts: []mount.Mount{{Type: mount.TypeBind, Source: old, Target: "/two"}}},
+		})
 		id, _, err := e.CreateContainer(ctxOf(t), find(t, e, p+"-a"), snapshot.Placement{Name: p + "-b", Image: dockertest.Busybox(t, h), Binds: map[string]string{old: moved}})
 		if err != nil {
 			t.Fatal(err)

@@ -33,14 +33,14 @@ func (e *Engine) upper(ctx context.Context, c snapshot.Container) (string, error
 	if !e.facts.Local {
 		return "", errors.New("the engine's files are not to be seen from here")
 	}
-	if err := seesTrusted(); err != nil {
+	if err := errors.Join(seesTrusted(), e.plainDriver(), e.plainUsers(c)); err != nil {
 		return "", err
 	}
 	options, err := e.overlay(ctx, c)
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(plainOverlay(options, "/sys/module/overlay/parameters"), e.plainDriver()); err != nil {
+	if err := plainOverlay(options, "/sys/module/overlay/parameters"); err != nil {
 		return "", err
 	}
 	dir := options.option("upperdir")
@@ -62,7 +62,7 @@ func (e *Engine) RemoteUpper(_ context.Context, c snapshot.Container) (string, e
 	if !found {
 		return "", fmt.Errorf("changes of container %s: the engine does not tell where they lie", c.Name)
 	}
-	if err := e.plainDriver(); err != nil {
+	if err := errors.Join(e.plainDriver(), e.plainUsers(c)); err != nil {
 		return "", fmt.Errorf("changes of container %s: %w", c.Name, err)
 	}
 	return dir, nil
@@ -120,13 +120,18 @@ func (e *Engine) snapshotMount(ctx context.Context, id string) (mount, error) {
 
 // processMount reads the mounts of a container's init process.
 func processMount(pid int) (mount, error) {
-	mounts, err := mountinfo.PidMountInfo(pid)
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return mount{}, err
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.SingleEntryFilter("/"))
 	if err != nil {
 		return mount{}, fmt.Errorf("mounts of process %d: %w", pid, err)
 	}
 	for _, m := range mounts {
 		found := mount{Type: m.FSType, Options: strings.Split(m.VFSOptions, ",")}
-		if m.Mountpoint == "/" && m.FSType == "overlay" && found.option("upperdir") != "" {
+		if m.FSType == "overlay" && found.option("upperdir") != "" {
 			return found, nil
 		}
 	}
@@ -156,10 +161,22 @@ func (e *Engine) dialContainerd() (*containerd, error) {
 // plainDriver says why the upper directories of the engine's driver cannot be read as they are.
 func (e *Engine) plainDriver() error {
 	switch {
-	case e.info.status("userxattr") == "true":
+	case e.info.Driver == "fuse-overlayfs", e.info.status("userxattr") == "true":
 		return errors.New("the overlay keeps its marks in user xattrs (a rootless engine)")
 	case e.info.status("Native Overlay Diff") == "false", e.info.status("Using metacopy") == "true":
 		return errors.New("the overlay uses redirect_dir or metacopy")
+	}
+	return nil
+}
+
+// plainUsers says why the owners of files in a container are not the ones on disk.
+func (e *Engine) plainUsers(c snapshot.Container) error {
+	var in inspection
+	if err := json.Unmarshal(c.Inspect, &in); err != nil {
+		return err
+	}
+	if e.facts.UserNS && in.HostConfig.UsernsMode != "host" {
+		return errors.New("the engine maps the users of containers to others")
 	}
 	return nil
 }

@@ -39,10 +39,16 @@ func Busybox(t testing.TB, h Host) string {
 		t.Skip("install busybox-static")
 	}
 	files := []File{
-		{Name: "bin/"}, {Name: "bin/busybox", Data: program, Mode: 0o755},
-		{Name: "etc/"}, {Name: "etc/passwd", Data: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")},
+		{Name: "bin/"},
+		{Name: "bin/busybox", Data: program, Mode: 0o755},
+		{Name: "etc/"},
+		{Name: "etc/passwd", Data: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")},
 		{Name: "etc/group", Data: []byte("root:x:0:\nnobody:x:65534:\n")},
-		{Name: "root/"}, {Name: "tmp/", Mode: 0o1777}, {Name: "proc/"}, {Name: "sys/"}, {Name: "dev/"},
+		{Name: "root/"},
+		{Name: "tmp/", Mode: 0o1777},
+		{Name: "proc/"},
+		{Name: "sys/"},
+		{Name: "dev/"},
 	}
 	applets := "sh cat echo ls ln mkdir mknod mkfifo mv nc rm rmdir sleep stat sync tail tar test touch true false wget httpd " +
 		"dd chmod chown cp date df env find free grep head hostname id ip kill md5sum mount nslookup ping printf ps pwd " +
