@@ -95,12 +95,7 @@ func (r *reading) entry() (e archive.Entry) {
 	e.MTime = archive.Time{Sec: r.varint(), Nsec: int32(r.varint())}
 	e.CTime = archive.Time{Sec: r.varint(), Nsec: int32(r.varint())}
 	e.Path, e.Link = string(r.bytes()), string(r.bytes())
-	n := r.uvarint()
-	if n > uint64(len(r.b)) { // each takes at least two bytes
-		r.bad = true
-		return e
-	}
-	for range n {
+	for n := r.uvarint(); n > 0 && !r.bad; n-- {
 		e.Xattrs = append(e.Xattrs, archive.Xattr{Name: string(r.bytes()), Value: append([]byte{}, r.bytes()...)})
 	}
 	return e
