@@ -46,7 +46,7 @@ type Lookup string
 
 // The ways to address a bucket.
 const (
-	LookupAuto Lookup = ""     // DNS for the large providers that want it, else path
+	LookupAuto Lookup = "auto" // also the zero value: DNS for the large providers that want it, else path
 	LookupPath Lookup = "path" // https://host/bucket/name
 	LookupDNS  Lookup = "dns"  // https://bucket.host/name
 )
@@ -124,7 +124,7 @@ func (c Config) check() error {
 	if (c.AccessKey == "") != (c.SecretKey == "") {
 		return errors.New("of access key and secret key only one is set")
 	}
-	if c.Lookup != LookupAuto && c.Lookup != LookupPath && c.Lookup != LookupDNS {
+	if !slices.Contains([]Lookup{"", LookupAuto, LookupPath, LookupDNS}, c.Lookup) {
 		return fmt.Errorf("bucket lookup %q: want auto, path or dns", string(c.Lookup))
 	}
 	return nil

@@ -69,7 +69,11 @@ func TestParseURLRefuses(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	good := s3.Config{Endpoint: "127.0.0.1:1", Bucket: "bucket", AccessKey: "key", SecretKey: "hush"}
-	open(t, good)
+	for _, lookup := range []s3.Lookup{"", "auto", "path", "dns"} {
+		c := good
+		c.Lookup = lookup
+		open(t, c)
+	}
 	for want, change := range map[string]func(*s3.Config){
 		"only one is set":     func(c *s3.Config) { c.SecretKey = "" },
 		"bucket lookup":       func(c *s3.Config) { c.Lookup = "virtual" },

@@ -22,16 +22,11 @@ func (s suite) list(t *testing.T) {
 		"config", "n/00/1", "n/00/2", "n/01/1", "p/0-1", "p/0.1", "p/0/1", "p/0/1-2", "p/0/1.2", "p/0/12",
 		"p/00", "p/0_1", "p/0a", "p/1", "pp/1", "s/00/1",
 	}
-	if s.weak[ByDirectory] {
-		names = slices.DeleteFunc(names, func(n string) bool { return n == "p/0-1" || n == "p/0.1" })
-	}
 	if !slices.IsSorted(names) {
 		t.Fatal("the test's own names are not in order")
 	}
 	for _, i := range []int{15, 3, 0, 7, 12, 1, 9, 5, 14, 2, 11, 4, 10, 6, 13, 8} {
-		if i < len(names) {
-			put(t, b, names[i], []byte("x"))
-		}
+		put(t, b, names[i], []byte("x"))
 	}
 	for _, prefix := range []string{
 		"", "c", "config", "configs", "n", "n/", "n/0", "n/00", "n/00/", "n/00/2", "p", "p/", "p/0", "p/0/", "p/0/1",

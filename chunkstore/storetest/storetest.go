@@ -32,9 +32,6 @@ const (
 	NotAtomic Weakness = iota
 	// LateListing: listings may lag behind writes and deletes by some seconds.
 	LateListing
-	// ByDirectory: names are listed in the order of a walk through directories, "a/b" before "a-b".
-	// It makes no difference as long as no name continues another's directory with '-' or '.'.
-	ByDirectory
 )
 
 // Run holds the backends that open returns to the contract. Every call of open must give an empty

@@ -26,8 +26,8 @@ func Unsupported(b chunkstore.Backend) chunkstore.Backend {
 // IgnoresCondition returns b with a PutIfAbsent that is Put, as Garage does.
 func IgnoresCondition(b chunkstore.Backend) chunkstore.Backend { return creating{b, b.Put} }
 
-// RacyCreate returns b with a PutIfAbsent that looks first and then writes, as versitygw on a
-// POSIX file system does: of several at once more than one succeeds.
+// RacyCreate returns b with a PutIfAbsent that looks first and then writes, as gateways do that do
+// not lock: of several at once more than one succeeds.
 func RacyCreate(b chunkstore.Backend) chunkstore.Backend {
 	return creating{b, func(ctx context.Context, name string, data []byte) error {
 		if _, err := b.Stat(ctx, name); err == nil {
