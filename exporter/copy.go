@@ -118,6 +118,7 @@ func (x *export) copyHeld(ctx context.Context) error {
 // pass reads every tree once, several at a time. With a tree's next way it tries again where other
 // is allowed; else a tree that cannot be read any more stays as the last pass had it.
 func (x *export) pass(ctx context.Context, phase string, other bool) error {
+	x.notify(phase, "system "+x.plan.System.Name)
 	failed := make([]*treeError, len(x.sources))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))

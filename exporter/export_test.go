@@ -17,14 +17,20 @@ import (
 	"github.com/hakobune-dr/hakobune/exporter"
 )
 
+var secret = crypto.Passphrase([]byte("correct horse"))
+
 // newRepository creates a repository on a backend.
 func newRepository(t testing.TB, b chunkstore.Backend) *chunkstore.Repository {
 	t.Helper()
-	secret := crypto.Passphrase([]byte("correct horse"))
 	cost := crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
 	if _, err := chunkstore.Init(context.Background(), b, secret, crypto.SlotInfo{Label: "test"}, cost, chunkstore.ChunkerParams{}); err != nil {
 		t.Fatal(err)
 	}
+	return openRepository(t, b)
+}
+
+func openRepository(t testing.TB, b chunkstore.Backend) *chunkstore.Repository {
+	t.Helper()
 	repo, err := chunkstore.Open(context.Background(), b, secret, chunkstore.Options{})
 	if err != nil {
 		t.Fatal(err)
