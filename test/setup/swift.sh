@@ -92,7 +92,7 @@ configure() {
 	CONF
   conf object-updater 0 <<-CONF
 	[object-updater]
-	interval = 1
+	interval = 5
 	recon_cache_path = $dir/recon
 	CONF
   conf proxy-server "$proxy" <<-CONF
