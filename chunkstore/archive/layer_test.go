@@ -356,7 +356,7 @@ func TestSaveLayerRefuses(t *testing.T) {
 	if err := save(diffID(nil), bytes.NewReader(nil)); err != nil {
 		t.Error(err)
 	}
-	if err := s.Commit(t.Context(), "test", map[string]string{}, chunkstore.Stream{}); err != nil {
+	if err := s.Commit(t.Context(), "test", func(chunkstore.SessionStats) any { return nil }, chunkstore.Stream{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := archive.OpenLayer(t.Context(), r, diffID(b)); !errors.Is(err, fs.ErrNotExist) {

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -72,7 +73,7 @@ type layerWriter struct {
 func newLayerWriter(s Saver, recipe io.Writer, r io.Reader) *layerWriter {
 	return &layerWriter{
 		saver: s, bundle: bundle{saver: s}, recipe: newRecipeWriter(recipe),
-		in: recorder{r: r}, hash: sha256.New(),
+		in: recorder{r: bufio.NewReaderSize(r, 64<<10)}, hash: sha256.New(),
 	}
 }
 

@@ -85,10 +85,11 @@ func joinRefs(refs iter.Seq2[chunkstore.Ref, error]) iter.Seq2[chunkstore.Ref, e
 // reader then gives that entry's data. Content is fetched ahead for all entries that follow, so
 // reading it in order costs no waiting. Not for concurrent use; Close must be called.
 type TreeReader struct {
-	cancel context.CancelFunc
-	next   func() (Entry, error, bool)
-	stop   func()
-	data   io.ReadCloser
+	entries func(context.Context) iter.Seq2[Entry, error] // once more
+	cancel  context.CancelFunc
+	next    func() (Entry, error, bool)
+	stop    func()
+	data    io.ReadCloser
 
 	path   string
 	inline []byte // of the current entry
@@ -121,7 +122,7 @@ func OpenSubtree(ctx context.Context, repo *chunkstore.Repository, st chunkstore
 // Repository.Read wants to look ahead does not depend on how many entries lie between two contents.
 func openEntries(ctx context.Context, repo *chunkstore.Repository, entries func(context.Context) iter.Seq2[Entry, error]) *TreeReader {
 	ctx, cancel := context.WithCancel(ctx)
-	t := &TreeReader{cancel: cancel, data: repo.Read(ctx, contentRefs(entries(ctx)))}
+	t := &TreeReader{entries: entries, cancel: cancel, data: repo.Read(ctx, contentRefs(entries(ctx)))}
 	t.next, t.stop = iter.Pull2(entries(ctx))
 	return t
 }

@@ -43,7 +43,7 @@ func session(t testing.TB, r *chunkstore.Repository, fn func(s *chunkstore.Sessi
 	if err != nil {
 		t.Fatal(errors.Join(err, s.Abort(t.Context())))
 	}
-	if err := s.Commit(t.Context(), "test", map[string]string{}, st); err != nil {
+	if err := s.Commit(t.Context(), "test", func(chunkstore.SessionStats) any { return nil }, st); err != nil {
 		t.Fatal(err)
 	}
 	return st

@@ -223,8 +223,11 @@ func (w *treeWriter) walk(ctx context.Context) error {
 	defer close(w.jobs)
 	defer w.prev.stop()
 	err := w.tree.Walk(ctx, func(e Entry) error {
-		if e.Type == Hardlink {
+		switch e.Type {
+		case Hardlink:
 			return fmt.Errorf("tree: walk reported %q as a hard link", e.Path)
+		case Whiteout:
+			e = Entry{Path: e.Path, Type: Whiteout} // its owner and time mean nothing
 		}
 		return w.visit(ctx, e)
 	})
