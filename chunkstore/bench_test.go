@@ -55,7 +55,7 @@ func BenchmarkRead(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := s.Commit(b.Context(), "bench", nil, chunkstore.Stream{}); err != nil {
+			if err := s.Commit(b.Context(), "bench", nothing, chunkstore.Stream{}); err != nil {
 				b.Fatal(err)
 			}
 			b.SetBytes(int64(len(content)))

@@ -51,14 +51,13 @@ type Predecessor struct {
 // creates the outcome, which must not exist. When Commit returns nil the snapshot is complete and
 // can be restored by everybody; after an error it does not exist, or the store's answer was lost:
 // then it may. ErrFenced: run again. The session has ended either way.
-func (s *Session) Commit(ctx context.Context, host string, summary any, body Stream) error {
+//
+// summary is called once, when all that it may tell of the session's cost is known but for the
+// outcome itself; what it returns is stored as JSON.
+func (s *Session) Commit(ctx context.Context, host string, summary func(SessionStats) any, body Stream) error {
 	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
 	defer stop()
 	defer s.end()
-	text, err := json.Marshal(summary)
-	if err != nil {
-		return err
-	}
 	packs, err := s.SaveStream(ctx, s.foreignPacks())
 	if err != nil {
 		return fmt.Errorf("store the list of packs: %w", err)
@@ -69,15 +68,11 @@ func (s *Session) Commit(ctx context.Context, host string, summary any, body Str
 	if err := s.writeDelta(ctx); err != nil {
 		return err
 	}
+	text, err := json.Marshal(summary(s.Stats()))
+	if err != nil {
+		return err
+	}
 	return s.writeOutcome(ctx, Outcome{Host: host, Summary: text, Body: body, Packs: packs})
-}
-
-// Flush waits until everything saved so far is durable, and ends the saving: only Commit and Abort
-// may follow. Stats are final but for the few objects that Commit adds.
-func (s *Session) Flush(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
-	defer stop()
-	return s.pipe.flush()
 }
 
 // foreignPacks returns the sorted list of the packs of other sessions that were relied on.

@@ -81,8 +81,11 @@ func save(ctx context.Context, s *chunkstore.Session, content []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.Commit(ctx, "test", map[string]int{"size": len(content)}, body)
+	return s.Commit(ctx, "test", func(chunkstore.SessionStats) any { return map[string]int{"size": len(content)} }, body)
 }
+
+// nothing is an empty summary.
+func nothing(chunkstore.SessionStats) any { return nil }
 
 // walk yields the refs in a test snapshot's body.
 func walk(r *chunkstore.Repository) func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
@@ -326,7 +329,7 @@ func TestLongStream(t *testing.T) {
 	if st.Depth != 1 || len(st.Chunks) > 64 {
 		t.Errorf("depth %d, %d chunks", st.Depth, len(st.Chunks))
 	}
-	if err := s.Commit(ctx, "test", nil, st); err != nil {
+	if err := s.Commit(ctx, "test", nothing, st); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := r.ReadStream(ctx, st); err != nil || !bytes.Equal(got, content) {
@@ -351,7 +354,7 @@ func TestReadPieces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Commit(ctx, "test", nil, chunkstore.Stream{}); err != nil {
+	if err := s.Commit(ctx, "test", nothing, chunkstore.Stream{}); err != nil {
 		t.Fatal(err)
 	}
 	var want bytes.Buffer

@@ -113,7 +113,7 @@ func TestCatalogDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Commit(ctx, "home", snapshot.Summary{System: "future"}, body); err != nil {
+	if err := s.Commit(ctx, "home", func(chunkstore.SessionStats) any { return snapshot.Summary{System: "future"} }, body); err != nil {
 		t.Fatal(err)
 	}
 	breakOutcome(ctx, t, store)

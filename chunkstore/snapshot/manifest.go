@@ -20,8 +20,8 @@ type body struct {
 }
 
 // Commit ends session s with snap as its outcome. It sets snap.ID, and in snap.Stats what the
-// session cost; the stored summary does not yet count the objects that Commit itself adds. The
-// session has ended, whatever Commit returns.
+// session cost; the stored summary does not count the outcome, which holds it. The session has ended,
+// whatever Commit returns.
 func Commit(ctx context.Context, s *chunkstore.Session, snap *Snapshot) error {
 	text, err := json.Marshal(body{Version: bodyVersion, System: snap.System})
 	if err != nil {
@@ -32,8 +32,11 @@ func Commit(ctx context.Context, s *chunkstore.Session, snap *Snapshot) error {
 		return fmt.Errorf("commit snapshot: %w", err)
 	}
 	snap.ID = s.ID().Random()
-	snap.cost(s.Stats())
-	if err := s.Commit(ctx, snap.Host, snap.Summary, stream); err != nil {
+	summary := func(cost chunkstore.SessionStats) any {
+		snap.cost(cost)
+		return snap.Summary
+	}
+	if err := s.Commit(ctx, snap.Host, summary, stream); err != nil {
 		return fmt.Errorf("commit snapshot: %w", err)
 	}
 	snap.cost(s.Stats())
