@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -21,6 +22,7 @@ a password or key of one of its slots nobody can read it, you neither. Keep a se
 (hakobune key add) somewhere that does not burn with the house.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "create-bucket", Usage: "create the bucket, if it does not exist"},
+			argon2Flag(),
 			&cli.StringFlag{Name: "label", Usage: "name the key slot `TEXT`", Value: "init"},
 		},
 		Action: p.init,
@@ -46,11 +48,15 @@ func (p *program) init(c *cli.Context) error {
 		err = fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrRepositoryExists)
 		return withHint(err, "it is left as it is; for another one choose another directory or prefix")
 	}
+	cost, err := argon2Cost(c)
+	if err != nil {
+		return err
+	}
 	secret, err := p.secret(c, true)
 	if err != nil {
 		return err
 	}
-	cfg, err := chunkstore.Init(c.Context, b, secret, slotInfo(c), crypto.KDF{}, chunkstore.ChunkerParams{})
+	cfg, err := chunkstore.Init(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{})
 	if err != nil {
 		return err
 	}
@@ -73,6 +79,23 @@ type initResult struct {
 	Repository        string `json:"repository"`
 	ID                string `json:"id"`
 	ConditionalWrites bool   `json:"conditional_writes"`
+}
+
+// argon2Flag lets small machines, which must open the slot some day, say what they have.
+func argon2Flag() cli.Flag {
+	return &cli.StringFlag{Name: "argon2-memory", Usage: "make each guess at the password cost `SIZE` of memory, 19MiB at least; opening the slot needs as much", DefaultText: "256MiB, less on machines with little"}
+}
+
+func argon2Cost(c *cli.Context) (crypto.KDF, error) {
+	s := c.String("argon2-memory")
+	if s == "" {
+		return crypto.KDF{}, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n < 19<<20 || n > 4<<30 {
+		return crypto.KDF{}, usage("--argon2-memory %q: want 19MiB to 4GiB", s)
+	}
+	return crypto.KDF{Time: 3, MemoryKiB: uint32(n >> 10), Threads: 4}, nil
 }
 
 func slotInfo(c *cli.Context) crypto.SlotInfo {

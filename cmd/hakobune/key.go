@@ -13,6 +13,7 @@ import (
 
 func (p *program) keyCommand() *cli.Command {
 	fresh := []cli.Flag{
+		argon2Flag(),
 		&cli.StringFlag{Name: "label", Usage: "name the slot `TEXT`"},
 		&cli.StringFlag{Name: "new-password-file", Usage: "read the new password from the first line of `FILE`"},
 		&cli.StringFlag{Name: "new-key-file", Usage: "create `FILE` with a new random key and add that"},
@@ -27,7 +28,7 @@ they kept a copy of the slot.`,
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list the slots (no password needed)", Action: p.keyList},
 			{Name: "add", Usage: "add a password, a key file or an age recipient", Flags: fresh, Action: p.keyAdd},
-			{Name: "passwd", Usage: "replace the password in use by a new one", Flags: fresh[:2], Action: p.keyPasswd},
+			{Name: "passwd", Usage: "replace the password in use by a new one", Flags: fresh[:3], Action: p.keyPasswd},
 			{Name: "remove", Usage: "remove a slot by its id", ArgsUsage: "SLOT", Action: p.keyRemove},
 		},
 	}
@@ -136,7 +137,12 @@ func (p *program) addSlot(c *cli.Context) (crypto.Secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := chunkstore.AddSlot(c.Context, b, secret, added, slotInfo(c), crypto.KDF{})
+	cost, err := argon2Cost(c)
+	if err != nil {
+		takeBack()
+		return nil, err
+	}
+	id, err := chunkstore.AddSlot(c.Context, b, secret, added, slotInfo(c), cost)
 	if err != nil {
 		takeBack()
 		return nil, err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -49,7 +48,7 @@ func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, bool
 	if err != nil {
 		return nil, false, err
 	}
-	retry := chunkstore.RetryOptions{Logger: p.logger(c), MaxElapsed: firstAnswer}
+	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: firstAnswer}
 	_, err = chunkstore.Retry(b, retry).Stat(c.Context, "config")
 	exists := err == nil
 	switch {

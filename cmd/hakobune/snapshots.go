@@ -55,6 +55,7 @@ func (p *program) snapshots(c *cli.Context) error {
 		return p.eachSnapshot(c.Context, cat, filter(c), func(s *snapshot.Snapshot) error { return p.details(c, s) })
 	}
 	list := filter(c).Apply(cat.Snapshots)
+	slices.Reverse(list) // the newest last, next to the prompt
 	if isSet(c, "json") {
 		for _, s := range list {
 			writeJSON(p.out, snapshotLine{"snapshot", s})
