@@ -16,7 +16,7 @@ func TestKilledBackup(t *testing.T) {
 	m := machines(t)["E20"]
 	s := newSmall(t, m, "killed")
 	w := newWorld(t, "")
-	w.ok(t, "init")
+	w.init(t)
 	usual := time.Duration(0)
 	for range 2 { // cold and warm
 		start := time.Now()
@@ -63,7 +63,7 @@ func TestInterruptedBackup(t *testing.T) {
 	m := machines(t)["E29C"]
 	s := newSmall(t, m, "interrupted")
 	w := newWorld(t, "")
-	w.ok(t, "init")
+	w.init(t)
 	start := time.Now()
 	w.backup(t, m, s.name)
 	usual := time.Since(start)

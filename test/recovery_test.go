@@ -34,7 +34,7 @@ func TestApplicationInOneContainer(t *testing.T) {
 			pages := home.pages(t, port)
 
 			w := newWorld(t, "")
-			w.ok(t, "init")
+			w.init(t)
 			first := w.backup(t, home, name)
 			home.post(t, port, "/add?courses=2&kb=300") // and another night
 			later := home.pages(t, port)
@@ -127,7 +127,7 @@ func (s composed) move(t *testing.T, home, standby machine) {
 
 	minio := testserver.MinIOTLS(t)
 	w := newWorld(t, minio.URL("ark")+"/night", onStore(minio)...)
-	w.ok(t, "init", "--create-bucket")
+	w.init(t, "--create-bucket")
 	w.backup(t, home, project)
 	home.wipe(t, project, webImage, dbImage)
 	// The site burnt down: the host's files are gone too.

@@ -73,7 +73,7 @@ func TestStores(t *testing.T) {
 				location, env = server.URL("ark-"+strings.ToLower(t.Name()[len("TestStores/"):]))+"/deep/prefix", onStore(server)
 			}
 			w := newWorld(t, location, env...)
-			w.ok(t, "init", "--create-bucket")
+			w.init(t, "--create-bucket")
 			for range 2 {
 				w.backup(t, home, s.name)
 			}
@@ -94,7 +94,7 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 		t.Run(m.Name, func(t *testing.T) {
 			s := newSmall(t, m, "moment")
 			w := newWorld(t, "")
-			w.ok(t, "init")
+			w.init(t)
 			for range 5 {
 				id := w.backup(t, m, s.name)
 				copied := s.name + "-copy"

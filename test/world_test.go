@@ -128,6 +128,12 @@ func (w *world) ok(t testing.TB, args ...string) outcome {
 	return o
 }
 
+// init creates the repository, with a password that is cheap to try.
+func (w *world) init(t testing.TB, args ...string) {
+	t.Helper()
+	w.ok(t, append([]string{"init", "--argon2-memory", "19MiB"}, args...)...)
+}
+
 // fails runs the program, which must end with the code and say all the words.
 func (w *world) fails(t testing.TB, code int, words []string, args ...string) outcome {
 	t.Helper()
@@ -165,7 +171,7 @@ func (o outcome) summary(t testing.TB, kind string) map[string]any {
 // backup backs a system up on the engine and returns the snapshot's id.
 func (w *world) backup(t testing.TB, m machine, args ...string) string {
 	t.Helper()
-	o := w.ok(t, append([]string{"backup", "--json", "--host", m.Host}, args...)...)
+	o := w.ok(t, append([]string{"backup", "--json", "--host", m.Host.Host}, args...)...)
 	s := o.summary(t, "summary")
 	t.Logf("%s: %s: stored %v, read %v, stood still %v, took %s", m.Name, o.commandLine, s["stats"].(map[string]any)["stored"],
 		s["stats"].(map[string]any)["read"], s["stats"].(map[string]any)["paused"], o.took.Round(time.Millisecond))
