@@ -89,6 +89,8 @@ start() {
   local flags=(--config-file "$root/daemon.json" -H "unix://$root/docker.sock" --data-root "$root/data"
     --exec-root "$root/exec" --pidfile "$root/docker.pid" --shutdown-timeout 5)
   if [[ $name != e29* ]]; then
+    # Where the host runs a containerd dockerd uses that one; not with the names of an engine that may be the host's own.
+    [ ! -S /run/containerd/containerd.sock ] || flags+=(--containerd-namespace "$tag-$name" --containerd-plugins-namespace "$tag-$name-plugins")
     PATH=/usr/sbin:/usr/bin:/sbin:/bin setsid "${in[@]}" dockerd "${flags[@]}" "$@" >"$root/log" 2>&1 </dev/null &
   else
     containerd_up "$name" "$root"
@@ -162,10 +164,10 @@ halt() {
 
 dead() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
 
-# shims ends what a killed engine left: the shims that serve its directory, and what they run.
+# shims ends what a killed engine left: the shims that serve its directory or its namespace of containerd, and what they run.
 shims() {
   local p
-  { grep -lsaF -- "$1/" /proc/[0-9]*/cmdline || true; } | cut -d/ -f3 | while read -r p; do
+  { grep -lsa -e "$1/" -e "$tag-${1##*/}" /proc/[0-9]*/cmdline || true; } | cut -d/ -f3 | while read -r p; do
     tr '\0' ' ' 2>/dev/null <"/proc/$p/cmdline" | grep -q '^[^ ]*containerd-shim' || continue
     # shellcheck disable=SC2046 # a list of numbers
     kill -9 $(cat "/proc/$p/task/$p/children" 2>/dev/null) "$p" 2>/dev/null || true
