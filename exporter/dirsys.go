@@ -76,9 +76,13 @@ func (d *Dir) cut(name string) (head, tail string) {
 // openat opens a part of a path that cut has split off, or one name.
 func (d *Dir) openat(at int, name string, flags int) (int, error) {
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	resolve := uint64(beneathOnly)
+	if d.file != "" {
+		resolve &^= unix.RESOLVE_NO_XDEV // see isMount
+	}
 	return uninterrupted(func() (int, error) {
 		if d.syscalls.openat2 {
-			return unix.Openat2(at, name, &unix.OpenHow{Flags: uint64(flags), Resolve: beneathOnly})
+			return unix.Openat2(at, name, &unix.OpenHow{Flags: uint64(flags), Resolve: resolve})
 		}
 		return unix.Openat(at, name, flags, 0)
 	})
@@ -169,8 +173,13 @@ func entryOf(st *unix.Statx_t) archive.Entry {
 }
 
 // isMount tells whether something is mounted at a node, other than at the root. Kernels before 5.8
-// do not say so: there it is told by the device, which misses a bind mount from the same one.
+// do not say so: there it is told by the device, which misses a bind mount from the same one. A
+// single file that was opened as a tree is asked for by its own name, so it may well be a mount (as
+// it is in a helper container): what is mounted there is what is meant.
 func (d *Dir) isMount(st *unix.Statx_t) bool {
+	if d.file != "" {
+		return false
+	}
 	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
 		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 	}
