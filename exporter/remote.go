@@ -86,7 +86,7 @@ func (r *Remote) handle(f frame) error {
 	if c == nil {
 		return nil // nobody wants to know any more
 	}
-	return c.receive(f.kind, bytes.Clone(f.payload))
+	return c.receive(f.kind, f.payload)
 }
 
 // fail ends all calls. Only the first error counts.

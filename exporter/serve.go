@@ -137,7 +137,6 @@ func (s *server) call(ctx context.Context, f frame) error {
 		return broken("call %d", f.call)
 	}
 	s.last = f.call
-	args := bytes.Clone(r.b)
 	ctx, cancel := context.WithCancel(ctx)
 	a := &answer{server: s, id: f.call, credit: window, wake: make(chan struct{}, 1), cancel: cancel}
 
@@ -157,7 +156,7 @@ func (s *server) call(ctx context.Context, f frame) error {
 	s.answers[a.id] = a
 	s.running.Go(func() {
 		defer cancel()
-		a.end(a.do(ctx, op, t, args))
+		a.end(a.do(ctx, op, t, r.b))
 	})
 	return nil
 }

@@ -63,7 +63,7 @@ const (
 	headerSize = 13
 )
 
-// frame is one frame. Its payload is valid until the next one is read.
+// frame is one frame.
 type frame struct {
 	kind    kind
 	call    uint64
@@ -72,8 +72,7 @@ type frame struct {
 
 // link is one end of a connection.
 type link struct {
-	r   *bufio.Reader
-	buf []byte // payload of the last frame
+	r *bufio.Reader
 
 	senders atomic.Int32 // now in send
 	mu      sync.Mutex
@@ -81,7 +80,7 @@ type link struct {
 }
 
 func newLink(rw io.ReadWriter) *link {
-	return &link{r: bufio.NewReaderSize(rw, maxPayload), w: bufio.NewWriterSize(rw, maxPayload), buf: make([]byte, maxPayload)}
+	return &link{r: bufio.NewReaderSize(rw, maxPayload), w: bufio.NewWriterSize(rw, maxPayload)}
 }
 
 // greet sends hello.
@@ -118,7 +117,7 @@ func (l *link) receive() (frame, error) {
 	if n > maxPayload || f.kind < kindCall || f.kind > kindEnd {
 		return frame{}, fmt.Errorf("frame of kind %d with %d bytes", f.kind, n)
 	}
-	f.payload = l.buf[:n]
+	f.payload = make([]byte, n)
 	if _, err := io.ReadFull(l.r, f.payload); err != nil {
 		return frame{}, fmt.Errorf("frame: %w", noEOF(err))
 	}
