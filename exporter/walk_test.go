@@ -413,6 +413,29 @@ func TestWalkMountPoint(t *testing.T) {
 	}
 }
 
+// TestOpenDirMountedFile: in a helper container the file to read is a mount point itself.
+func TestOpenDirMountedFile(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	write(t, dir, "source", "target")
+	target := filepath.Join(dir, "target")
+	check(t, unix.Mount(filepath.Join(dir, "source"), target, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { check(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	for _, old := range []bool{false, true} {
+		d := openDir(t, target, exporter.DirOptions{})
+		if old {
+			d.ForgetSyscalls()
+		}
+		got := walk(t, d)
+		if diff := cmp.Diff([]string{"", "target"}, paths(got)); diff != "" {
+			t.Fatal(diff)
+		}
+		if content := readAll(t, d, got[1]); content != "source" {
+			t.Errorf("content %q", content)
+		}
+	}
+}
+
 func TestOpenDirFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "real/conf", "real/other")
