@@ -10,8 +10,8 @@ import (
 )
 
 // Spool keeps the records of one pass over a tree in memory, compressed, for the next pass to
-// compare with. A million records take about 60 MB. It is written first, by one goroutine, and
-// read afterwards.
+// compare with. A million records of small files take about 35 MB. It is written first, by one
+// goroutine, and read afterwards.
 type Spool struct {
 	blocks blocks
 	zw     *zstd.Encoder // nil once complete

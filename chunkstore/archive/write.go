@@ -26,7 +26,7 @@ type TreeOptions struct {
 	// host's. A file changed since just before is recorded as not to be trusted next time.
 	Start time.Time
 	// Workers is how many files (or segments of large ones) are read at a time, 0 means 4: enough
-	// to keep a disk busy, and each may need about 20 MiB of memory.
+	// to keep a disk busy, and each may need about 17 MiB of memory.
 	Workers int
 	// Note is told what the records alone do not say. It is called by one goroutine at a time.
 	Note func(Notice)
