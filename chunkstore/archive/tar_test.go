@@ -35,7 +35,7 @@ func changes() *tree {
 		return nd(path, archive.File, func(n *node) { n.data, n.Ino, n.Nlink, n.Dev = noise(5, 3000), 77, 2, 1 })
 	}
 	return newTree(
-		nd("", archive.Dir, nil),
+		nd("", archive.Dir, func(n *node) { n.Mode, n.UID, n.GID = 0o755, 0, 0 }),
 		nd("block", archive.BlockDevice, func(n *node) { n.Rdev = unix.Mkdev(8, 300) }),
 		nd("char", archive.CharDevice, func(n *node) { n.Rdev = unix.Mkdev(1<<20, 3) }),
 		nd("dir", archive.Dir, func(n *node) { n.Mode = 0o3755 }),
@@ -46,7 +46,7 @@ func changes() *tree {
 		nd("file", archive.File, func(n *node) {
 			n.data = noise(1, 300_000)
 			n.Xattrs = []archive.Xattr{
-				{Name: "security.capability", Value: []byte{1, 0, 0, 2, 0, 4, 0, 0}},
+				{Name: "security.capability", Value: append([]byte{1, 0, 0, 2, 0, 4}, make([]byte, 14)...)},
 				{Name: "user.\xff", Value: []byte("a=b\n\x00")},
 			}
 		}),
@@ -116,7 +116,7 @@ func TestWriteTarLayer(t *testing.T) {
 			continue
 		}
 		n := tr.nodes[strings.Trim(strings.TrimPrefix(h.Name, "./"), "/")]
-		if h.Mode != int64(n.Mode) || h.Uid != 1000 || h.Gid != 4_000_000_000 || !h.ModTime.Equal(time.Unix(n.MTime.Sec, int64(n.MTime.Nsec))) {
+		if h.Mode != int64(n.Mode) || h.Uid != int(n.UID) || h.Gid != int(n.GID) || !h.ModTime.Equal(time.Unix(n.MTime.Sec, int64(n.MTime.Nsec))) {
 			t.Errorf("%s: mode %o, owner %d:%d, time %v", h.Name, h.Mode, h.Uid, h.Gid, h.ModTime)
 		}
 		if h.Typeflag != tar.TypeLink && !bytes.Equal(content[h.Name], n.data) {
@@ -165,8 +165,10 @@ func TestWriteTarLost(t *testing.T) {
 	for i := range 20 {
 		large = append(large, archive.Xattr{Name: "user.d" + string(rune('a'+i)), Value: noise(2, 60_000)})
 	}
+	root := dir("")
+	root.Mode = 0o700
 	tr := newTree(
-		dir(""), plain(".wh.dir", archive.Dir), plain(".wh.dir/f", archive.File), plain("a.wh.b", archive.File),
+		root, xattr("xe", archive.Xattr{Name: "user.e"}), plain(".wh.dir", archive.Dir), plain(".wh.dir/f", archive.File), plain("a.wh.b", archive.File),
 		far, linked("s1", 50, archive.Socket), linked("s2", 50, archive.Socket),
 		linked(".wh.first", 51, archive.File), linked("second", 51, archive.File),
 		at("old", -1), at("oldest", math.MinInt64/2), opaque, plain("gone", archive.Whiteout), plain(".wh.gone", archive.Whiteout),
@@ -175,9 +177,10 @@ func TestWriteTarLost(t *testing.T) {
 	)
 	common := map[string]string{
 		"far": "device number", "s1": "socket", "s2": "hard link to what is left out",
-		"x": "extended attribute user.a=b, for its name", "xs": "extended attribute user.dt, for its size",
+		"x": "extended attribute user.a=b, for its name", "xe": "extended attribute user.e, which has no value", "xs": "extended attribute user.dt, for its size",
 	}
 	layer := map[string]string{
+		"":        "owner, mode and attributes of the root directory",
 		".wh.dir": "name that a layer takes for a whiteout", ".wh.dir/f": "name that a layer takes for a whiteout",
 		".wh.first": "name that a layer takes for a whiteout", "second": "hard link to what is left out",
 		".wh.gone": "name that a layer takes for a whiteout", "old": "time before 1970", "oldest": "time before 1970",

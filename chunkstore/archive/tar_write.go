@@ -188,6 +188,7 @@ func (tw *tarWriter) header(e *Entry) (*tar.Header, error) {
 		h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"
 		if e.Path == "" {
 			h.Name = "./"
+			tw.root(e)
 		}
 	case File:
 		h.Typeflag, h.Size = tar.TypeReg, e.Size
@@ -203,6 +204,14 @@ func (tw *tarWriter) header(e *Entry) (*tar.Header, error) {
 		h.Devmajor, h.Devminor = int64(unix.Major(e.Rdev)), int64(unix.Minor(e.Rdev))
 	}
 	return h, nil
+}
+
+// root says what engines make of the root of a layer: they pass its entry over (seen with 20.10 and
+// 29), and the root of a container is as they made it.
+func (tw *tarWriter) root(e *Entry) {
+	if tw.layer && (e.Mode != 0o755 || e.UID != 0 || e.GID != 0 || len(e.Xattrs) > 0) {
+		tw.lose(e.Path, "owner, mode and attributes of the root directory")
+	}
 }
 
 // time returns a node's time. Engines make 1970 of all that was before, so a layer says so itself.
@@ -224,6 +233,11 @@ func (tw *tarWriter) xattrs(e *Entry) map[string]string {
 			tw.lose(e.Path, "extended attribute "+x.Name+", for its name")
 		case space < 0:
 			tw.lose(e.Path, "extended attribute "+x.Name+", for its size")
+		case len(x.Value) == 0:
+			// POSIX lets an empty value delete a record, and so do tar programs and Docker 20.10;
+			// Docker 29 makes an empty attribute of it.
+			tw.lose(e.Path, "extended attribute "+x.Name+", which has no value")
+			records[xattrRecord+x.Name] = ""
 		default:
 			records[xattrRecord+x.Name] = string(x.Value)
 		}
