@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 
@@ -54,14 +55,17 @@ type level struct {
 // errReplaced says that a node turned into one of another type while it was looked at.
 var errReplaced = errors.New("replaced while it was read")
 
-// begin visits the root.
+// begin visits the root. A tree without one is none.
 func (w *walker) begin() error {
 	e, _, err := w.node(w.root, ".", "")
-	if err != nil {
+	if err != nil && e.Type != 0 {
 		err = w.report("", err)
 	}
 	if err == nil {
 		err = w.descend(w.root, ".", e)
+	}
+	if err == nil && len(w.stack) == 0 {
+		err = fmt.Errorf("walk: the directory itself is gone: %w", fs.ErrNotExist)
 	}
 	if err == nil && w.file != "" {
 		w.stack[0].names = []string{w.file}

@@ -324,6 +324,20 @@ func TestWalkVanish(t *testing.T) {
 	}
 }
 
+func TestWalkRootGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	write(t, dir, "f")
+	d := openDir(t, dir, exporter.DirOptions{Report: func(path string, err error) { t.Error(path, err) }})
+	file := openDir(t, dir+"/f", exporter.DirOptions{})
+	check(t, os.RemoveAll(dir))
+	for _, tree := range []archive.Tree{d, file} {
+		err := tree.Walk(t.Context(), func(e archive.Entry) error { return nil })
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("walk of what was removed: %v", err)
+		}
+	}
+}
+
 // TestWalkMoved moves a directory away, and another in its place, while the walk is far below it.
 func TestWalkMoved(t *testing.T) {
 	dir := t.TempDir()
