@@ -117,6 +117,11 @@ func fullReference(ref string) string {
 	return repo + ":" + tag
 }
 
+// sameReference tells references to the same image, however short they are written.
+func sameReference(a string) func(b string) bool {
+	return func(b string) bool { return fullReference(a) == fullReference(b) }
+}
+
 // splitTag splits a reference without digest; without a tag it is "latest".
 func splitTag(ref string) (repo, tag string) {
 	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {

@@ -63,9 +63,9 @@ type Plan struct {
 // imageJob is one image and how the target is to get it.
 type imageJob struct {
 	oci    *ociImage
-	have   string            // reference or id by which the target has it whole; empty: it is sent
+	have   string            // the id under which the target lists it; empty: it is sent
 	known  int               // first layers that the target has
-	tags   []string          // references it is to have, one at least
+	tags   []string          // references it is to have and has not
 	moved  map[string]string // of tags: those that name another image now, and its id
 	action Action
 }

@@ -47,7 +47,24 @@ func (p *planner) planContainer(c *snapshot.Container) containerJob {
 		j.old = old
 		j.action = p.taken(KindContainer, j.place.Name, "exists already ("+old.State+")", Skip)
 	}
+	if j.action == Replace && p.goesWhenStopped(j.old) {
+		p.clash(KindContainer, j.place.Name, "stop it, or --as NAME", "exists already, and the engine removes it when it is stopped (--rm): it could not be put back")
+		j.action = Refuse
+	}
 	return j
+}
+
+// goesWhenStopped reports whether the engine removes a running container as soon as it stops.
+func (p *planner) goesWhenStopped(old snapshot.Existing) bool {
+	i := slices.IndexFunc(p.target.Containers, func(c snapshot.Container) bool { return c.ID == old.ID })
+	if i < 0 || !running(old.State) {
+		return false
+	}
+	var inspect struct {
+		HostConfig struct{ AutoRemove bool }
+	}
+	err := json.Unmarshal(p.target.Containers[i].Inspect, &inspect)
+	return err == nil && inspect.HostConfig.AutoRemove
 }
 
 // taken decides what happens where something is in the way.
@@ -75,8 +92,11 @@ func existing(all []snapshot.Existing, name string) (snapshot.Existing, bool) {
 }
 
 // ran reports whether a container did its work when the snapshot was made, even if it was held.
-func ran(c *snapshot.Container) bool {
-	return c.State == "running" || c.State == "paused" || c.State == "restarting"
+func ran(c *snapshot.Container) bool { return running(c.State) }
+
+// running reports whether a state, as engines name it, is one of a container with processes.
+func running(state string) bool {
+	return state == "running" || state == "paused" || state == "restarting"
 }
 
 // fit holds a container against what the engine and its host can do.

@@ -64,14 +64,13 @@ func (o *ociImage) is(have snapshot.Image) bool {
 // planTags decides by which references the image will be known: its own, where they are free.
 func (p *planner) planTags(j *imageJob) {
 	img := j.oci.image
-	named := false
 	for _, tag := range img.Tags {
-		holder := slices.IndexFunc(p.target.Images, func(t snapshot.Image) bool { return slices.Contains(t.Tags, tag) })
+		holder := slices.IndexFunc(p.target.Images, func(t snapshot.Image) bool { return slices.ContainsFunc(t.Tags, sameReference(tag)) })
 		switch {
 		case holder < 0:
 			j.tags = append(j.tags, tag)
 		case j.oci.is(p.target.Images[holder]):
-			named = true
+			// It names this very image.
 		case p.opts.Replace:
 			j.tags = append(j.tags, tag)
 			j.moved[tag] = p.target.Images[holder].ID
@@ -79,7 +78,7 @@ func (p *planner) planTags(j *imageJob) {
 			p.note("image "+tag, "names another image there, and stays so")
 		}
 	}
-	if len(j.tags) == 0 && !named {
+	if len(j.tags) == 0 && j.have == "" {
 		j.tags = []string{keptRef(p.snap.Summary, img)}
 	}
 }

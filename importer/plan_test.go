@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,6 +90,10 @@ func TestPlan(t *testing.T) {
 		{name: "other-machine", target: empty(), change: func(t *importer.Target) { t.Facts.Arch = "aarch64" }},
 		{name: "remote", target: empty(), change: func(t *importer.Target) { t.Facts.Local, t.Paths = false, nil }},
 		{name: "remote-replace", target: home(snap), opts: importer.Options{Replace: true}, change: func(t *importer.Target) { t.Facts.Local, t.Paths = false, nil }},
+		{name: "replace-rm", target: home(snap), opts: importer.Options{Replace: true}, change: func(t *importer.Target) {
+			t.Containers = slices.Clone(t.Containers)
+			t.Containers[0].Inspect = []byte(`{"HostConfig":{"AutoRemove":true}}`)
+		}},
 		{name: "volume-in-use", target: home(snap), opts: importer.Options{Replace: true}, change: func(t *importer.Target) {
 			t.Containers = append(t.Containers, snapshot.Container{
 				Name: "stranger", State: "running", Mounts: []snapshot.Mount{{Type: "volume", Name: "shop_data"}},

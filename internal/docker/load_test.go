@@ -103,11 +103,12 @@ func TestLoadOfTheIncomplete(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ref := p + "/broken:1"
-		manifest := `[{"Config":"config.json","RepoTags":["` + ref + `"],"Layers":["layer.tar"]}]`
+		manifest := func(ref string) string {
+			return `[{"Config":"config.json","RepoTags":["` + p + ref + `"],"Layers":["layer.tar"]}]`
+		}
 		for name, files := range map[string]map[string]string{
-			"no layer":      {"config.json": string(config), "manifest.json": manifest},
-			"another layer": {"config.json": string(config), "manifest.json": manifest, "layer.tar": string(dockertest.Layer(t, dockertest.File{Name: "x"}))},
+			"no layer":      {"config.json": string(config), "manifest.json": manifest("/none:1")},
+			"another layer": {"config.json": string(config), "manifest.json": manifest("/another:1"), "layer.tar": string(dockertest.Layer(t, dockertest.File{Name: "x"}))},
 			"nothing":       {},
 		} {
 			if err := e.Load(ctxOf(t), archive(t, files)); err == nil {
@@ -115,11 +116,11 @@ func TestLoadOfTheIncomplete(t *testing.T) {
 			}
 		}
 		want := snapshot.Image{Config: digest(config), Layers: []snapshot.Layer{{DiffID: digest(layer)}}}
-		files := map[string]string{"config.json": string(config), "manifest.json": manifest, "layer.tar": string(layer)}
+		files := map[string]string{"config.json": string(config), "manifest.json": manifest("/whole:1"), "layer.tar": string(layer)}
 		if err := e.Load(ctxOf(t), archive(t, files)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.CheckImage(ctxOf(t), ref, want); err != nil {
+		if _, err := e.CheckImage(ctxOf(t), p+"/whole:1", want); err != nil {
 			t.Error(err)
 		}
 	})

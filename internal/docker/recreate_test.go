@@ -146,7 +146,7 @@ func recreateOn(t *testing.T, s system, beside bool, h dockertest.Host) {
 	}
 	for _, v := range s.Volumes {
 		p.Volumes[v.Name] = v.Name + suffix
-		if err := e.CreateVolume(ctxOf(t), v, v.Name+suffix, map[string]string{"restored": "yes"}); err != nil {
+		if err := e.CreateVolume(ctxOf(t), v, v.Name+suffix, map[string]string{dockertest.Label: s.prefix}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -322,7 +322,9 @@ func TestMACAddress(t *testing.T) {
 			asked := snapshot.Container{ID: strings.Repeat("a", 64), Inspect: []byte(inspect)}
 			made := snapshot.Container{ID: asked.ID, Inspect: []byte(strings.Replace(inspect, mac, "", 1))}
 			for name, c := range map[string]snapshot.Container{prefix + "-asked": asked, prefix + "-made": made} {
-				create(t, e, from, c, name)
+				if err := e.Start(ctxOf(t), create(t, e, from, c, name)); err != nil { // which makes an address up
+					t.Fatal(err)
+				}
 			}
 			for _, to := range hosts {
 				e2 := connect(t, to)
@@ -345,14 +347,11 @@ func TestMACAddress(t *testing.T) {
 	}
 }
 
-// create creates a container again and starts it.
+// create creates a container again.
 func create(t *testing.T, e *docker.Engine, h dockertest.Host, c snapshot.Container, name string) string {
 	t.Helper()
 	id, _, err := e.CreateContainer(ctxOf(t), c, snapshot.Placement{Name: name, Image: dockertest.Busybox(t, h)})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Start(ctxOf(t), id); err != nil {
 		t.Fatal(err)
 	}
 	return id

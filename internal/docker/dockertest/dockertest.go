@@ -64,6 +64,9 @@ func Client(t testing.TB, h Host) *client.Client {
 	return c
 }
 
+// Label marks with a Prefix, as its value, what has a name of its own: it is removed likewise.
+const Label = "hakobune-test"
+
 // Prefix returns a name that no other test uses. When the test ends, every container, volume and
 // network of the engine whose name starts with it is removed, and every image tagged so.
 func Prefix(t testing.TB, h Host) string {
@@ -78,7 +81,7 @@ func Prefix(t testing.TB, h Host) string {
 func cleanup(t testing.TB, h Host, prefix string) {
 	c := Client(t, h)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // containerd collects garbage with it
 		defer cancel()
 		err := errors.Join(removeContainers(ctx, c, prefix), removeVolumes(ctx, c, prefix),
 			removeNetworks(ctx, c, prefix), removeImages(ctx, c, prefix))
@@ -106,7 +109,7 @@ func removeVolumes(ctx context.Context, c *client.Client, prefix string) error {
 	all, err := c.VolumeList(ctx, client.VolumeListOptions{})
 	errs := []error{err}
 	for _, one := range all.Items {
-		if strings.HasPrefix(one.Name, prefix) {
+		if strings.HasPrefix(one.Name, prefix) || one.Labels[Label] == prefix {
 			_, err := c.VolumeRemove(ctx, one.Name, client.VolumeRemoveOptions{Force: true})
 			errs = append(errs, notGone(err))
 		}

@@ -1,0 +1,146 @@
+package importer
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/archive"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+)
+
+// restorer is one run of Restore.
+type restorer struct {
+	repo   *chunkstore.Repository
+	engine Engine
+	snap   *snapshot.Snapshot
+	opts   Options
+	target Target
+	plan   *Plan
+	res    *Result
+	run    string // distinguishes what this run moves aside or makes for a moment
+	undo   undoLog
+	aside  asides
+	layers layerStore
+	filler filler
+
+	mu      sync.Mutex
+	images  map[string]string         // engine's ids of images, by config digest
+	named   map[string]string         // engine's ids of images, by the whole references that they were given
+	lost    map[string][]archive.Lost // what the images with changes could not carry, by their reference
+	ids     map[string]string         // ids of the made containers, by their name in the snapshot
+	healthy map[string]bool           // containers that were waited for, by their name in the snapshot
+}
+
+// Restore carries out the plan that NewPlan makes for snap and the engine. If that clashes the
+// error is a *ClashError and nothing was changed. After any other failure, or when ctx ends, what
+// was made is removed and what was moved aside is put back, and the Result's Left lists what
+// could not be; unless o.Keep is set: then Left lists all that is there. The Result is never nil.
+func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o Options) (*Result, error) {
+	r := &restorer{
+		repo: repo, engine: e, snap: snap, opts: o,
+		res:     &Result{Started: time.Now()},
+		run:     hex.EncodeToString(randomBytes(4)),
+		layers:  layerStore{repo: repo},
+		images:  make(map[string]string),
+		named:   make(map[string]string),
+		lost:    make(map[string][]archive.Lost),
+		ids:     make(map[string]string),
+		healthy: make(map[string]bool),
+	}
+	err := r.restore(ctx)
+	r.res.Took = time.Since(r.res.Started)
+	if err != nil {
+		return r.res, fmt.Errorf("restore %s: %w", snap.System.Name, err)
+	}
+	return r.res, nil
+}
+
+func (r *restorer) restore(ctx context.Context) (err error) {
+	if r.target, err = Survey(ctx, r.engine, r.snap, r.opts); err != nil {
+		return err
+	}
+	if r.plan, err = NewPlan(r.snap, r.target, r.opts); r.plan != nil {
+		r.res.Plan = r.plan
+		r.res.Notes = append(r.res.Notes, r.plan.Notes...)
+	}
+	if err != nil {
+		return err
+	}
+	defer r.layers.close()
+	err = r.steps(ctx)
+	err = errors.Join(err, r.filler.close(ctx, r.engine))
+	if err == nil {
+		r.settle(ctx)
+		return nil
+	}
+	if r.opts.Keep {
+		r.res.Left = r.undo.list()
+		return err
+	}
+	left, undoErr := r.undo.run(ctx)
+	r.res.Left = left
+	return errors.Join(err, undoErr)
+}
+
+// steps does everything that can be undone.
+func (r *restorer) steps(ctx context.Context) error {
+	if err := r.sendAndFill(ctx); err != nil {
+		return err
+	}
+	if err := r.makeNetworks(ctx); err != nil {
+		return err
+	}
+	if err := r.makeContainers(ctx); err != nil {
+		return err
+	}
+	if err := r.clearCopies(ctx); err != nil {
+		return err
+	}
+	if err := r.startContainers(ctx); err != nil {
+		return err
+	}
+	return r.report(ctx)
+}
+
+// sendAndFill sends images while it fills volumes. Where something is replaced the images go
+// first: until they are there, and so the longest part is done, the old system runs on.
+func (r *restorer) sendAndFill(ctx context.Context) error {
+	if r.opts.Replace {
+		if err := r.sendImages(ctx); err != nil {
+			return err
+		}
+		if err := r.setContainersAside(ctx); err != nil {
+			return err
+		}
+		return r.fillStorage(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.sendImages(ctx) })
+	g.Go(func() error { return r.fillStorage(ctx) })
+	return g.Wait()
+}
+
+// settle ends a restore that went well: what was moved aside is removed, unless nothing was
+// started, so that nothing proves that the new does its work.
+func (r *restorer) settle(ctx context.Context) {
+	if r.opts.NoStart {
+		r.res.Left = r.aside.list()
+		return
+	}
+	left, err := r.aside.drop(ctx)
+	r.res.Left = left
+	if err != nil {
+		r.res.note("what was replaced", err.Error())
+	}
+}
+
+func (r *restorer) event(phase, what string) {
+	r.opts.Observer.Notify(snapshot.Event{Phase: phase, What: what})
+}

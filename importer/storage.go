@@ -1,0 +1,225 @@
+package importer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/archive"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+)
+
+// fillers bounds how many trees are written at once.
+const fillers = 4
+
+// fillStorage makes the volumes of the plan and writes their content, and that of bind mounts.
+func (r *restorer) fillStorage(ctx context.Context) error {
+	m := &meter{observer: r.opts.Observer, event: snapshot.Event{Phase: "volumes"}}
+	for _, j := range r.plan.volumes {
+		m.event.Total += j.step().Bytes
+	}
+	for _, j := range r.plan.binds {
+		m.event.Total += j.step().Bytes
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fillers)
+	for _, j := range r.plan.volumes {
+		g.Go(func() error { return r.restoreVolume(ctx, j, m) })
+	}
+	for _, j := range r.plan.binds {
+		g.Go(func() error { return r.restoreBind(ctx, j, m) })
+	}
+	return g.Wait()
+}
+
+func (r *restorer) restoreVolume(ctx context.Context, j volumeJob, m *meter) error {
+	start := time.Now()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	switch j.action {
+	case Create:
+		if err := r.createVolume(ctx, j); err != nil {
+			return err
+		}
+	case Replace:
+		if err := r.setVolumeAside(ctx, j); err != nil {
+			return err
+		}
+	default:
+		r.res.object(Object{Kind: KindVolume, Name: j.name, Action: j.action})
+		return nil
+	}
+	if err := r.fillVolume(ctx, j, m); err != nil {
+		return fmt.Errorf("volume %s: %w", j.name, err)
+	}
+	r.res.object(Object{Kind: KindVolume, Name: j.name, Action: j.action, Bytes: j.step().Bytes, Took: time.Since(start)})
+	return nil
+}
+
+func (r *restorer) createVolume(ctx context.Context, j volumeJob) error {
+	ctx, cancel := steady(ctx)
+	defer cancel()
+	if err := r.engine.CreateVolume(ctx, j.volume, j.name, j.labels); err != nil {
+		return err
+	}
+	r.undo.add("volume "+j.name, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, j.name) })
+	return nil
+}
+
+// fillVolume writes the content of a volume: into its directory where that is a plain one of this
+// host, else through the engine, which mounts it.
+func (r *restorer) fillVolume(ctx context.Context, j volumeJob, m *meter) error {
+	if j.volume.Content == nil {
+		return nil
+	}
+	if !r.target.Facts.Local || !plainVolume(j.volume) {
+		return r.fillThroughEngine(ctx, j.name, j.volume.Content, archive.TarOptions{}, "volume "+j.name, m)
+	}
+	dir, err := r.engine.VolumeMountpoint(ctx, j.name)
+	if err != nil {
+		return err
+	}
+	return r.extract(ctx, j.volume.Content, dir, ExtractOptions{}, "volume "+j.name, m)
+}
+
+// extract writes a tree of the snapshot into a directory of this host.
+func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, opts ExtractOptions, what string, m *meter) error {
+	opts.Note = func(path, note string) {
+		where := what
+		if path != "" {
+			where += ": " + path
+		}
+		r.res.note(where, note)
+	}
+	tree := archive.OpenTree(ctx, r.repo, content.Records)
+	_, err := Extract(ctx, meteredTree{tree, m.reader(tree, what)}, dir, opts)
+	return errors.Join(err, tree.Close())
+}
+
+// meteredTree is a tree of which the content read is counted.
+type meteredTree struct {
+	tree *archive.TreeReader
+	io.Reader
+}
+
+func (t meteredTree) Next() (archive.Entry, error) { return t.tree.Next() }
+
+// clearCopies empties volumes again that were empty in the snapshot: into an empty volume the
+// engine copies, when a container is created, what its image has at the place of the mount.
+func (r *restorer) clearCopies(ctx context.Context) error {
+	for _, j := range r.plan.volumes {
+		c := j.volume.Content
+		if c == nil || c.Entries > 1 || j.action != Create && j.action != Replace || !r.target.Facts.Local || !plainVolume(j.volume) {
+			continue
+		}
+		dir, err := r.engine.VolumeMountpoint(ctx, j.name)
+		if err == nil {
+			err = r.extract(ctx, c, dir, ExtractOptions{Existing: ExistingRemoved}, "volume "+j.name, &meter{})
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", j.name, err)
+		}
+	}
+	return nil
+}
+
+func (r *restorer) restoreBind(ctx context.Context, j bindJob, m *meter) error {
+	start := time.Now()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	o := Object{Kind: KindBind, Name: j.path, Action: j.action}
+	if j.action == Create || j.action == Replace {
+		if err := r.writeBind(ctx, j, m); err != nil {
+			return fmt.Errorf("bind %s: %w", j.path, err)
+		}
+		o.Bytes, o.Took = j.step().Bytes, time.Since(start)
+	}
+	r.res.object(o)
+	return nil
+}
+
+func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
+	what := "bind " + j.path
+	switch {
+	case !r.target.Facts.Local && j.bind.File:
+		if filepath.Base(j.path) != filepath.Base(j.bind.Source) {
+			return errors.New("a file keeps its name where its host cannot be reached: give it another directory only")
+		}
+		return r.fillThroughEngine(ctx, filepath.Dir(j.path), j.bind.Content, archive.TarOptions{}, what, m)
+	case !r.target.Facts.Local:
+		return r.fillThroughEngine(ctx, j.path, j.bind.Content, archive.TarOptions{}, what, m)
+	case j.action == Replace:
+		if err := r.setPathAside(j.path); err != nil {
+			return err
+		}
+	case j.state == PathEmpty:
+		// It may be a mount point, which cannot be renamed over.
+		r.undo.add("content of "+j.path, func(context.Context) error { return emptyDir(j.path) })
+		return r.extract(ctx, j.bind.Content, j.path, ExtractOptions{}, what, m)
+	}
+	return r.placeBind(ctx, j, what, m)
+}
+
+// placeBind writes a bind's tree beside its path and renames it there once it is complete.
+func (r *restorer) placeBind(ctx context.Context, j bindJob, what string, m *meter) error {
+	if err := r.makeParents(filepath.Dir(j.path)); err != nil {
+		return err
+	}
+	whole := j.path + ".hakobune-new-" + r.run
+	err := r.extract(ctx, j.bind.Content, whole, ExtractOptions{}, what, m)
+	from := whole
+	if j.bind.File {
+		from = filepath.Join(whole, filepath.Base(j.bind.Source))
+	}
+	if err == nil {
+		err = os.Rename(from, j.path)
+	}
+	if err == nil {
+		r.undo.add(what, func(context.Context) error { return os.RemoveAll(j.path) })
+	}
+	return errors.Join(err, os.RemoveAll(whole))
+}
+
+// makeParents makes a directory and those above it, and registers how to remove those that were
+// not there.
+func (r *restorer) makeParents(dir string) error {
+	r.mu.Lock() // binds beside each other share parents
+	defer r.mu.Unlock()
+	var missing []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		_, err := os.Stat(d)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		missing = append(missing, d)
+	}
+	for _, d := range slices.Backward(missing) {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+		r.undo.add("directory "+d, func(context.Context) error { return os.Remove(d) })
+	}
+	return nil
+}
+
+// emptyDir removes what is in a directory.
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
