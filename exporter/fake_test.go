@@ -20,13 +20,14 @@ type fakeEngine struct {
 	states map[string]string // by id
 	log    []string          // "pause web", in the order in which things happened
 	delay  time.Duration     // of each pause and stop
+	balks  map[string]int    // by id, how often it cannot be paused at first
 	fail   map[string]error  // by "pause web"
 	health map[string]time.Time
 	exec   func(id string, argv []string, out io.Writer) (int, error)
 }
 
 func newFake(states ...string) *fakeEngine {
-	f := &fakeEngine{states: map[string]string{}, fail: map[string]error{}, health: map[string]time.Time{}}
+	f := &fakeEngine{states: map[string]string{}, balks: map[string]int{}, fail: map[string]error{}, health: map[string]time.Time{}}
 	for i := 0; i < len(states); i += 2 {
 		f.states[states[i]] = states[i+1]
 	}
@@ -63,6 +64,13 @@ func (f *fakeEngine) act(ctx context.Context, verb, id string, delay time.Durati
 }
 
 func (f *fakeEngine) Pause(ctx context.Context, id string) error {
+	f.mu.Lock()
+	balks := f.balks[id]
+	f.balks[id]--
+	f.mu.Unlock()
+	if balks > 0 {
+		return errors.New("OCI runtime pause failed: unable to freeze")
+	}
 	return f.act(ctx, "pause", id, f.delay, []string{"running"}, "paused")
 }
 

@@ -159,10 +159,30 @@ func (h *holding) take(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, it := range h.items {
 		if it.Mode == snapshot.Pause {
-			g.Go(func() error { return h.takeOne(ctx, it, h.engine.Pause) })
+			g.Go(func() error { return h.takeOne(ctx, it, h.pause) })
 		}
 	}
 	return g.Wait()
+}
+
+// pauseAttempts is how often a container is asked to pause.
+const pauseAttempts = 5
+
+// pause pauses a container. The freezer of cgroup v1 gives up on processes that fork all the time
+// ("unable to freeze") and lets them go; asked again it mostly succeeds.
+func (h *holding) pause(ctx context.Context, id string) error {
+	for attempt := 1; ; attempt++ {
+		err := h.engine.Pause(ctx, id)
+		if err == nil || errors.Is(err, snapshot.ErrState) || errors.Is(err, snapshot.ErrMissing) || attempt == pauseAttempts {
+			return err
+		}
+		h.log.Debug("a container could not be paused", "container", id, "attempt", attempt, "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // stop stops a container that runs: one that does not is not to be started afterwards.

@@ -56,6 +56,31 @@ func TestHoldPause(t *testing.T) {
 	})
 }
 
+// The freezer of cgroup v1 gives up on a container that forks all the time; seen on Docker 20.10.
+func TestHoldPauseAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake("db", "running", "web", "running")
+		f.balks["db"] = 3
+		h, err := exporter.HoldStill(t.Context(), f, nil, "", time.Minute, pausing("db", "web"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.state("db") != "paused" {
+			t.Errorf("held: %v", f.states)
+		}
+		if err := h.Release(); err != nil {
+			t.Fatal(err)
+		}
+		f.balks["db"] = 100
+		if _, err := exporter.HoldStill(t.Context(), f, nil, "", time.Minute, pausing("db", "web")); err == nil {
+			t.Error("held what cannot be paused")
+		}
+		if f.state("web") != "running" {
+			t.Errorf("afterwards: %v", f.states)
+		}
+	})
+}
+
 func TestHoldStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("db", "running", "app", "running", "web", "running", "job", "exited")
