@@ -55,6 +55,9 @@ type level struct {
 // errReplaced says that a node turned into one of another type while it was looked at.
 var errReplaced = errors.New("replaced while it was read")
 
+// errRootGone says that there is no tree any more.
+var errRootGone = fmt.Errorf("walk: the directory itself is gone: %w", fs.ErrNotExist)
+
 // begin visits the root. A tree without one is none.
 func (w *walker) begin() error {
 	e, _, err := w.node(w.root, ".", "")
@@ -65,7 +68,7 @@ func (w *walker) begin() error {
 		err = w.descend(w.root, ".", e)
 	}
 	if err == nil && len(w.stack) == 0 {
-		err = fmt.Errorf("walk: the directory itself is gone: %w", fs.ErrNotExist)
+		err = errRootGone
 	}
 	if err == nil && w.file != "" {
 		w.stack[0].names = []string{w.file}
@@ -175,7 +178,10 @@ func (w *walker) descend(dir int, name string, e archive.Entry) error {
 		return err
 	}
 	names, err := listDir(fd, w.buf)
-	if err != nil && err != unix.ENOENT {
+	switch {
+	case err == unix.ENOENT && e.Path == "":
+		return errRootGone
+	case err != nil && err != unix.ENOENT: // removed since it was opened
 		if err := w.report(e.Path, err); err != nil {
 			return err
 		}
