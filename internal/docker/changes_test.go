@@ -80,9 +80,11 @@ func TestCommitLayer(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if left := helpersLeft(t, h); left != "" {
-			t.Errorf("left behind: %s", left)
-		}
+		commits := client.Filters{}.Add("label", "io.github.hakobune-dr.helper=commit")
+		waitFor(t, func() bool { // others' come and go
+			left, err := dockertest.Client(t, h).ImageList(t.Context(), client.ImageListOptions{Filters: commits})
+			return err == nil && len(left.Items) == 0
+		})
 	})
 }
 

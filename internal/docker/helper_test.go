@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -46,36 +48,50 @@ func TestHelper(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { e.Close() })
-			helperCopies(t, e, file)
+			ref := helperCopies(t, h, e, file)
 			helperFails(t, e)
 			helperIsEnded(t, e)
 			helpersAtOnce(t, e, file)
-			if left := helpersLeft(t, h); left != "" {
-				t.Errorf("left behind: %s", left)
+			if left := labelled(t, h, "run", ref); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if _, err := e.CheckImage(ctxOf(t), ref, snapshot.Image{}); !errors.Is(err, snapshot.ErrMissing) {
+				t.Errorf("image %s is left behind: %v", ref, err)
 			}
 		})
 	}
 }
 
-// helperCopies sends much through the helper and back: more than fits any pipe.
-func helperCopies(t *testing.T, e *docker.Engine, file string) {
+// helperCopies sends much through the helper and back: more than fits any pipe. It returns the
+// helper's image, which is no other test's, for no other runs this program.
+func helperCopies(t *testing.T, h dockertest.Host, e *docker.Engine, file string) string {
 	spec := snapshot.HelperSpec{Binds: []snapshot.HelperBind{{Source: file, Target: "/f", ReadOnly: true}}, CapAdd: []string{"DAC_READ_SEARCH"}, Args: []string{"cat", "/f"}}
-	h, err := e.Helper(ctxOf(t), spec)
+	stream, err := e.Helper(ctxOf(t), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ref := ""
+	for _, one := range labelled(t, h, "run", "") {
+		if slices.ContainsFunc(one.Mounts, func(m container.MountPoint) bool { return m.Source == file }) {
+			ref = one.Image
+		}
+	}
+	if ref == "" {
+		t.Error("the helper is not to be found")
+	}
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	go func() {
-		h.Write(sent)
-		h.(client.CloseWriter).CloseWrite()
+		stream.Write(sent)
+		stream.(client.CloseWriter).CloseWrite()
 	}()
-	got, err := io.ReadAll(h)
+	got, err := io.ReadAll(stream)
 	if err != nil || !bytes.Equal(got, append([]byte("from the host\n"), sent...)) {
 		t.Errorf("%v, %d bytes", err, len(got))
 	}
-	if err := h.Close(); err != nil {
+	if err := stream.Close(); err != nil {
 		t.Error(err)
 	}
+	return ref
 }
 
 func helperFails(t *testing.T, e *docker.Engine) {
@@ -145,24 +161,16 @@ func helpersAtOnce(t *testing.T, e *docker.Engine, file string) {
 	}
 }
 
-// helpersLeft names what helpers left behind.
-func helpersLeft(t *testing.T, h dockertest.Host) string {
-	c := dockertest.Client(t, h)
-	label := client.Filters{}.Add("label", "io.github.hakobune-dr.helper")
-	var left []string
-	containers, err := c.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: label})
+// labelled lists the containers that an engine made for its own use, for a purpose, from an image.
+func labelled(t *testing.T, h dockertest.Host, purpose, image string) []container.Summary {
+	t.Helper()
+	filters := client.Filters{}.Add("label", "io.github.hakobune-dr.helper="+purpose)
+	if image != "" {
+		filters = filters.Add("ancestor", image)
+	}
+	list, err := dockertest.Client(t, h).ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: filters})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, one := range containers.Items {
-		left = append(left, one.ID+" "+string(one.State))
-	}
-	images, err := c.ImageList(t.Context(), client.ImageListOptions{Filters: label})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, one := range images.Items {
-		left = append(left, one.ID+" "+strings.Join(one.RepoTags, " "))
-	}
-	return strings.Join(left, ", ")
+	return list.Items
 }
