@@ -46,7 +46,7 @@ fetch() {
   shift 3
   [ -x "$dir/$name" ] && [ "$(cat "$dir/.$name" 2>/dev/null)" = "$module" ] && return
   say "building $name: $module"
-  GOBIN=$dir go install -trimpath -ldflags '-s -w' "$@" "$module" 2>"$cache/$name.log" || die "go install $module: see $cache/$name.log"
+  GOBIN=$dir go install -ldflags '-s -w' "$@" "$module" 2>"$cache/$name.log" || die "go install $module: see $cache/$name.log"
   echo "$module" >"$dir/.$name"
 }
 

@@ -10,7 +10,7 @@ compose() {
   local stamp=$tools/.docker-compose
   [ -x "$tools/docker-compose" ] && [ "$(cat "$stamp" 2>/dev/null)" = $compose ] && return
   say "building docker-compose $compose"
-  go -C "$setup/compose" build -trimpath -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$compose" \
+  go -C "$setup/compose" build -ldflags "-s -w -X github.com/docker/compose/v5/internal.Version=$compose" \
     -o "$tools/docker-compose" github.com/docker/compose/v5/cmd 2>"$cache/docker-compose.log" || die "docker-compose: see $cache/docker-compose.log"
   echo $compose >"$stamp"
 }
