@@ -28,7 +28,7 @@ func (s *source) changed() (int64, error) {
 			n++
 			continue
 		}
-		if differ(old, e) {
+		if differs(old, e) {
 			n++
 		}
 		old, bad, ok = next()
@@ -40,8 +40,8 @@ func (s *source) changed() (int64, error) {
 	return n, nil
 }
 
-// differ compares what a restore would bring back, the content by size and time.
-func differ(a, b archive.Entry) bool {
+// differs compares what a restore would bring back, the content by size and time.
+func differs(a, b archive.Entry) bool {
 	return a.Type != b.Type || a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Size != b.Size ||
 		a.MTime != b.MTime || a.Rdev != b.Rdev || a.Link != b.Link || a.Opaque != b.Opaque ||
 		!slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y archive.Xattr) bool {

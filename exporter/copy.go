@@ -38,9 +38,14 @@ func (x *export) copy(ctx context.Context) (err error) {
 			return err
 		}
 		x.snap.Time = time.Now()
-		err := x.pass(ctx, "copy", true)
 		x.snap.System.Quiesce = snapshot.Quiesce{Mode: snapshot.None, At: x.snap.Time, Passes: 1}
-		return err
+		if err := x.pass(ctx, "copy", true); err != nil {
+			return err
+		}
+		if err := x.catch(ctx); err != nil {
+			return err
+		}
+		return x.readCaught(ctx)
 	}
 	if err := x.copyRunning(ctx, hooks, len(before) > 0); err != nil {
 		return err
@@ -96,13 +101,16 @@ func (x *export) copyHeld(ctx context.Context) error {
 		x.problem("system "+sys.Name, "the containers could not be held still together, so the copy is not of one moment: %v", err)
 		x.snap.Time = time.Now()
 		sys.Quiesce = snapshot.Quiesce{Mode: snapshot.None, At: x.snap.Time, Passes: sys.Quiesce.Passes + 1}
-		return x.pass(ctx, "rescan", false)
+		if err := x.lastPass(ctx); err != nil {
+			return err
+		}
+		return x.readCaught(ctx)
 	}
 	defer h.release() // when something panics; else it is the second call, which does nothing
 	x.snap.Time = time.Now()
 	sys.Quiesce.Mode, sys.Quiesce.At = x.plan.Mode, x.snap.Time
 	sys.Quiesce.Passes++
-	err = x.pass(ctx, "rescan", false)
+	err = x.lastPass(ctx)
 	if err = joinRelease(err, h.release()); err != nil {
 		return err
 	}
@@ -112,7 +120,15 @@ func (x *export) copyHeld(ctx context.Context) error {
 	if expired {
 		x.problem("system "+sys.Name, "the copy took longer than the %v in which containers may stand still: they were let go before its end, so it is not of one moment", q.within)
 	}
-	return nil
+	return x.readCaught(ctx)
+}
+
+// lastPass reads what has moved, and catches what is read later.
+func (x *export) lastPass(ctx context.Context) error {
+	if err := x.catch(ctx); err != nil {
+		return err
+	}
+	return x.pass(ctx, "rescan", false)
 }
 
 // pass reads every tree once, several at a time. With a tree's next way it tries again where other
@@ -123,6 +139,9 @@ func (x *export) pass(ctx context.Context, phase string, other bool) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	for i, s := range x.sources {
+		if s.way.late() {
+			continue
+		}
 		g.Go(func() error {
 			err := s.pass(gctx, x.session, passOptions{rescan: x.o.Rescan, progress: x.progress(phase, s.Where())})
 			if errors.As(err, &failed[i]) {
@@ -154,7 +173,9 @@ func (x *export) survives(ctx context.Context, s *source, failed *treeError, pha
 		if !ok || err != nil {
 			return false, err
 		}
-		failed = nil
+		if failed = nil; s.way.late() {
+			break
+		}
 		if err := s.pass(ctx, x.session, passOptions{rescan: x.o.Rescan, progress: x.progress(phase, s.Where())}); !errors.As(err, &failed) && err != nil {
 			return false, err
 		}

@@ -30,6 +30,9 @@ type Reader interface {
 	CommitLayer(ctx context.Context, id string) (io.ReadCloser, error)
 	// ExportRootfs opens the tar of the whole file system of a container that stands still.
 	ExportRootfs(ctx context.Context, id string) (io.ReadCloser, error)
+	// CreateContainer and RemoveContainer serve to see what an image's file system is like.
+	CreateContainer(ctx context.Context, c snapshot.Container, p snapshot.Placement) (id string, warnings []string, err error)
+	RemoveContainer(ctx context.Context, id string) error
 }
 
 // Export makes a snapshot of a system that Discover found and commits it to repo. The snapshot is

@@ -105,6 +105,21 @@ func (f *fakeSystem) ExportRootfs(_ context.Context, id string) (io.ReadCloser, 
 	return tarOf(f.rootfs, id)
 }
 
+func (f *fakeSystem) CreateContainer(_ context.Context, c snapshot.Container, p snapshot.Placement) (string, []string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.states[p.Name] = "created"
+	f.rootfs[p.Name] = f.rootfs["image "+c.Image]
+	return p.Name, nil, nil
+}
+
+func (f *fakeSystem) RemoveContainer(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.states, id)
+	return nil
+}
+
 func tarOf(tars map[string][]byte, name string) (io.ReadCloser, error) {
 	b, ok := tars[name]
 	if !ok {

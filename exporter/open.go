@@ -34,16 +34,18 @@ func (x *export) openSources(ctx context.Context) error {
 	return err
 }
 
-// keepIf returns the sources for which keep is true, up to its first error.
+// keepIf returns the sources for which keep is true, and closes the others; after an error, all.
 func keepIf(list []*source, keep func(*source) (bool, error)) ([]*source, error) {
 	var kept []*source
 	for _, s := range list {
 		ok, err := keep(s)
 		if err != nil {
-			return kept, err
+			return list, err
 		}
 		if ok {
 			kept = append(kept, s)
+		} else {
+			s.close()
 		}
 	}
 	return kept, nil
@@ -156,7 +158,7 @@ func (x *export) openBy(ctx context.Context, s *source, way Way) error {
 		x.helpers = append(x.helpers, h)
 		return s.openIn(ctx, h, 0)
 	default:
-		return errors.ErrUnsupported
+		return nil // see catch
 	}
 }
 
@@ -165,7 +167,10 @@ func (s *source) close() {
 	if s.tree != nil {
 		_ = closeTree(s.tree.Tree)
 	}
-	s.tree, s.helper = nil, nil
+	if s.caught != nil {
+		_ = s.caught.Close()
+	}
+	s.tree, s.helper, s.caught = nil, nil, nil
 }
 
 func (x *export) closeSources() {

@@ -53,6 +53,10 @@ type Options struct {
 	// snapshot. Default 10 GiB: a bind mount may lead anywhere. Negative: no bound.
 	MaxBind int64
 
+	// TempDir keeps tars that an engine makes, for the ways commit and export; they may be as large as
+	// the containers. Empty: the directory for temporary files.
+	TempDir string
+
 	// Rescan reads every file, also those that have not changed since the last snapshot.
 	Rescan bool
 

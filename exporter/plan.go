@@ -26,12 +26,8 @@ const (
 // lacks says what a way cannot carry.
 func (w Way) lacks() []string {
 	lacks := []string{"attributes set by chattr"}
-	switch w {
-	case WayCommit:
-		return append(lacks, "extended attributes other than file capabilities", "times below a second", "holes of sparse files", "sockets")
-	case WayExport:
-		return append(lacks, "extended attributes other than file capabilities", "times below a second", "holes of sparse files", "sockets",
-			"a change of a file's owner or mode alone, and of content that leaves size and time as they were")
+	if w.late() {
+		lacks = append(lacks, "extended attributes other than file capabilities", "times below a second", "holes of sparse files", "sockets")
 	}
 	return lacks
 }

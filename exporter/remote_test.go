@@ -33,15 +33,22 @@ func (e elsewhere) Upper(context.Context, snapshot.Container) (string, error) {
 	return "", errors.New("the engine is elsewhere")
 }
 
-// TestExportRemote reads everything by helper containers: what they give is what a local engine's
-// files give.
-func TestExportRemote(t *testing.T) {
+// buildHelper builds the static stand-in for the program in helper containers.
+func buildHelper(t *testing.T) string {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "helper")
 	build := exec.Command("go", "build", "-o", program, "./testdata/helper")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return program
+}
+
+// TestExportRemote reads everything by helper containers: what they give is what a local engine's
+// files give.
+func TestExportRemote(t *testing.T) {
+	program := buildHelper(t)
 	onEngines(t, func(t *testing.T, h *engineHost) {
 		engine, err := docker.Connect(t.Context(), docker.Options{Host: h.Host.Host, Program: program})
 		if err != nil {

@@ -22,7 +22,8 @@ type source struct {
 
 	way    Way
 	tree   *tracked
-	helper *helper // for WayHelper
+	helper *helper   // for WayHelper
+	caught io.Closer // for late ways: what was caught while the container was held
 
 	spool  *archive.Spool // the records of the last pass
 	passes int
@@ -77,10 +78,24 @@ func (t *tracked) Open(ctx context.Context, e archive.Entry) (archive.Content, e
 	return t.content(c, err)
 }
 
-// OpenAt implements archive.RangeOpener; the trees of this package have it.
-func (t *tracked) OpenAt(ctx context.Context, e archive.Entry, off int64) (archive.Content, error) {
-	c, err := t.Tree.(archive.RangeOpener).OpenAt(ctx, e, off)
+// rangeTracked is a tracked tree whose files can be opened in the middle.
+type rangeTracked struct {
+	*tracked
+	ranges archive.RangeOpener
+}
+
+// OpenAt implements archive.RangeOpener.
+func (t rangeTracked) OpenAt(ctx context.Context, e archive.Entry, off int64) (archive.Content, error) {
+	c, err := t.ranges.OpenAt(ctx, e, off)
 	return t.content(c, err)
+}
+
+// reading returns the tree with all that it can do.
+func (t *tracked) reading() archive.Tree {
+	if ranges, ok := t.Tree.(archive.RangeOpener); ok {
+		return rangeTracked{t, ranges}
+	}
+	return t
 }
 
 func (t *tracked) content(c archive.Content, err error) (archive.Content, error) {
@@ -150,7 +165,7 @@ func (s *source) pass(ctx context.Context, saver archive.Saver, o passOptions) e
 	s.notices = nil
 	s.mu.Unlock()
 	s.tree.err = nil
-	stats, err := archive.WriteTree(ctx, s.tree, saver, spool, archive.TreeOptions{
+	stats, err := archive.WriteTree(ctx, s.tree.reading(), saver, spool, archive.TreeOptions{
 		Previous: previous, Rescan: o.rescan && s.spool == nil, Start: start, Note: s.notice, Progress: o.progress,
 	})
 	if err != nil {

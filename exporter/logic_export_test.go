@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
@@ -35,3 +36,8 @@ func RecoverDir(ctx context.Context, engine Releaser, dir string) ([]string, err
 
 // TellGuard tells a guard of a hold without one.
 func TellGuard(g *Guard, list []Hold, within time.Duration) error { return g.hold(list, within, "") }
+
+// NewDiffTree compares two trees.
+func NewDiffTree(ctx context.Context, base, now archive.Tree) (archive.Tree, error) {
+	return newDiffTree(ctx, base, now)
+}
