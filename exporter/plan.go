@@ -211,28 +211,3 @@ func (p *Plan) addTree(t TreePlan, x exclusion) {
 	}
 	p.Trees = append(p.Trees, t)
 }
-
-// String is the plan for people, several lines.
-func (p *Plan) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "system %s (found by %s), %d containers\n", p.System.Name, p.System.Source, len(p.System.Containers))
-	for _, h := range p.Hooks {
-		fmt.Fprintf(&b, "  run in %s, %s: %s\n", h.Name, h.When, strings.Join(h.Argv, " "))
-	}
-	for _, h := range p.Holds {
-		fmt.Fprintf(&b, "  %s %s\n", h.Mode, h.Name)
-	}
-	for _, i := range p.System.Images {
-		fmt.Fprintf(&b, "  read image %s: %d layers, those that the repository lacks\n", strings.Join(i.Tags, ", "), len(i.Layers))
-	}
-	for _, t := range p.Trees {
-		fmt.Fprintf(&b, "  read %s by %s\n", t.Where(), t.Ways[0])
-	}
-	for _, n := range p.System.Notes {
-		fmt.Fprintf(&b, "  note: %s: %s\n", n.Where, n.What)
-	}
-	for _, n := range p.System.Problems {
-		fmt.Fprintf(&b, "  problem: %s: %s\n", n.Where, n.What)
-	}
-	return b.String()
-}
