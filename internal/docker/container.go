@@ -80,7 +80,7 @@ const (
 )
 
 // Containers describes every container of the engine, running or not, in order of names. One that
-// vanishes meanwhile is left out. Changes and ImageKey are not filled in: see Surroundings.
+// vanishes meanwhile is left out, as are helpers. Changes and ImageKey are not filled in: see Surroundings.
 func (e *Engine) Containers(ctx context.Context) ([]snapshot.Container, error) {
 	raw, err := e.get(ctx, "/containers/json", url.Values{"all": {"1"}})
 	if err != nil {
@@ -144,11 +144,14 @@ func describeAll(inspected []json.RawMessage) ([]snapshot.Container, error) {
 		}
 	}
 	known := newDirectory(all)
-	containers := make([]snapshot.Container, len(all))
+	var containers []snapshot.Container
 	for i, in := range all {
-		containers[i] = in.describe()
-		containers[i].Inspect = inspected[i]
-		containers[i].DependsOn = known.dependencies(in)
+		if in.Config.Labels[helperLabel] != "" {
+			continue
+		}
+		c := in.describe()
+		c.Inspect, c.DependsOn = inspected[i], known.dependencies(in)
+		containers = append(containers, c)
 	}
 	slices.SortFunc(containers, func(a, b snapshot.Container) int { return cmp.Compare(a.Name, b.Name) })
 	return containers, nil

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
@@ -152,6 +153,45 @@ func TestLayersAreByteExact(t *testing.T) {
 			t.Error("there is no layer 3")
 		}
 	})
+}
+
+// TestImagesOfARemoteEngine: without a save of the whole image, its configuration can be read, and on
+// containerd's store its layers, too.
+func TestImagesOfARemoteEngine(t *testing.T) {
+	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
+		p := dockertest.Prefix(t, h)
+		config, _, layers := layered(t, h, p+"/layered:1")
+		dockertest.Create(t, h, client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: p + "/layered:1"}})
+		upper, err := e.Upper(ctxOf(t), find(t, e, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, _, _ := strings.Cut(upper, "/io.containerd.")
+		far := withoutSave(t, h, root)
+		img := imageOf(t, far, p)
+		if img.Config != config || digest(img.RawConfig) != config {
+			t.Errorf("%+v", img)
+		}
+		if e.Facts().Containerd {
+			for n := range layers {
+				if img.Layers[n].Size != int64(len(layers[n])) {
+					t.Errorf("layer %d: %d bytes", n, img.Layers[n].Size)
+				}
+				checkLayer(t, far, img, n)
+			}
+		} else if _, err := io.ReadAll(must(far.OpenLayer(ctxOf(t), img, 0))); err == nil || !strings.Contains(err.Error(), "no saves here") {
+			t.Error(err)
+		}
+		waitFor(t, func() bool { return len(labelled(t, h, "read", "")) == 0 })
+	})
+}
+
+// must is r, or a reader of err.
+func must(r io.ReadCloser, err error) io.Reader {
+	if err != nil {
+		return iotest.ErrReader(err)
+	}
+	return r
 }
 
 // imageOf describes the image of a container.

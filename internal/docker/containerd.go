@@ -41,25 +41,25 @@ func newContainerd(socket, namespace string) *containerd {
 
 func (c *containerd) close() { c.http.CloseIdleConnections() }
 
-// mount is how a file system is put together.
-type mount struct {
+// rootMount is how a file system is put together.
+type rootMount struct {
 	Type, Source string
 	Options      []string
 }
 
 // mounts returns how the file system of a container is mounted, running or not.
-func (c *containerd) mounts(ctx context.Context, snapshotter, key string) ([]mount, error) {
+func (c *containerd) mounts(ctx context.Context, snapshotter, key string) ([]rootMount, error) {
 	answer, err := c.call(ctx, "containerd.services.snapshots.v1.Snapshots/Mounts",
 		appendField(appendField(nil, 1, snapshotter), 2, key))
 	if err != nil {
 		return nil, err
 	}
-	var mounts []mount
+	var mounts []rootMount
 	err = fields(answer, func(number int, value []byte) error {
 		if number != 1 {
 			return nil
 		}
-		var m mount
+		var m rootMount
 		err := fields(value, func(number int, value []byte) error {
 			switch number {
 			case 1:
@@ -200,7 +200,7 @@ func mapEntry(b []byte) (key, value string, err error) {
 }
 
 // option returns the value of a mount option.
-func (m mount) option(name string) string {
+func (m rootMount) option(name string) string {
 	for _, o := range m.Options {
 		if key, value, _ := strings.Cut(o, "="); key == name {
 			return value

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
@@ -16,7 +15,8 @@ import (
 // contentFiles reads the image store of an engine that keeps images in containerd: every index,
 // manifest, configuration and layer is a file named by its digest. Layers may be compressed.
 type contentFiles struct {
-	blobs string // directory of the files
+	blobs blobs
+	known *sync.Map // image id and configuration to manifest
 }
 
 // manifest is an image manifest or an index of such, of OCI or of Docker: they differ in nothing
@@ -33,24 +33,28 @@ type descriptor struct {
 	Size      int64  `json:"size"`
 }
 
-func (c contentFiles) config(_ context.Context, want wanted) ([]byte, error) {
+func (c contentFiles) config(ctx context.Context, want wanted) ([]byte, error) {
 	start := want.id
 	if want.manifest != "" {
 		start = want.manifest
 	}
 	var found []byte
-	_, err := c.find(start, func(_ manifest, config []byte) bool {
+	m, err := c.find(ctx, want.id, start, func(_ manifest, config []byte) bool {
 		parsed, err := parseConfig(config)
 		found = config
 		return err == nil && (want.manifest != "" || slices.Equal(parsed.RootFS.DiffIDs, want.diffIDs))
 	})
-	return found, err
+	if err != nil {
+		return nil, err
+	}
+	c.known.Store(want.id+m.Config.Digest, m)
+	return found, nil
 }
 
 // find looks through a manifest, or all those that an index lists, for the one that is meant.
 // Manifests of other platforms need not be there.
-func (c contentFiles) find(digest string, meant func(m manifest, config []byte) bool) (manifest, error) {
-	raw, err := readMeta(c.blobs, digest)
+func (c contentFiles) find(ctx context.Context, image, digest string, meant func(m manifest, config []byte) bool) (manifest, error) {
+	raw, err := readMeta(ctx, c.blobs, image, digest)
 	if err != nil {
 		return manifest{}, err
 	}
@@ -59,7 +63,7 @@ func (c contentFiles) find(digest string, meant func(m manifest, config []byte) 
 		return manifest{}, fmt.Errorf("manifest %s: %w", digest, err)
 	}
 	if m.Config.Digest != "" {
-		config, err := readMeta(c.blobs, m.Config.Digest)
+		config, err := readMeta(ctx, c.blobs, image, m.Config.Digest)
 		if err == nil && !meant(m, config) {
 			err = fmt.Errorf("manifest %s: is of another image", digest)
 		}
@@ -67,7 +71,7 @@ func (c contentFiles) find(digest string, meant func(m manifest, config []byte) 
 	}
 	errs := []error{fmt.Errorf("index %s: the image is not in it", digest)}
 	for _, child := range m.Manifests {
-		found, err := c.find(child.Digest, meant)
+		found, err := c.find(ctx, image, child.Digest, meant)
 		if err == nil {
 			return found, nil
 		}
@@ -77,10 +81,17 @@ func (c contentFiles) find(digest string, meant func(m manifest, config []byte) 
 }
 
 // blob finds the layer's descriptor.
-func (c contentFiles) blob(img snapshot.Image, n int) (descriptor, error) {
-	m, err := c.find(img.ID, func(m manifest, _ []byte) bool { return m.Config.Digest == img.Config })
-	if err != nil {
-		return descriptor{}, err
+func (c contentFiles) blob(ctx context.Context, img snapshot.Image, n int) (descriptor, error) {
+	var m manifest
+	if known, found := c.known.Load(img.ID + img.Config); found {
+		m = known.(manifest)
+	} else {
+		var err error
+		m, err = c.find(ctx, img.ID, img.ID, func(m manifest, _ []byte) bool { return m.Config.Digest == img.Config })
+		if err != nil {
+			return descriptor{}, err
+		}
+		c.known.Store(img.ID+img.Config, m)
 	}
 	if n >= len(m.Layers) {
 		return descriptor{}, fmt.Errorf("manifest of %s: has only %d layers", img.ID, len(m.Layers))
@@ -88,8 +99,8 @@ func (c contentFiles) blob(img snapshot.Image, n int) (descriptor, error) {
 	return m.Layers[n], nil
 }
 
-func (c contentFiles) layer(_ context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
-	blob, err := c.blob(img, n)
+func (c contentFiles) layer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
+	blob, err := c.blob(ctx, img, n)
 	if err != nil {
 		return nil, err
 	}
@@ -97,16 +108,16 @@ func (c contentFiles) layer(_ context.Context, img snapshot.Image, n int) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(c.blobs, name))
+	r, err := c.blobs.open(ctx, img.ID, name)
 	if err != nil {
 		return nil, err
 	}
-	return decompress(f)
+	return decompress(r)
 }
 
 // size is known of a layer that is not compressed: its digest is its DiffID.
-func (c contentFiles) size(_ context.Context, img snapshot.Image, n int) int64 {
-	blob, err := c.blob(img, n)
+func (c contentFiles) size(ctx context.Context, img snapshot.Image, n int) int64 {
+	blob, err := c.blob(ctx, img, n)
 	if err != nil || blob.Digest != img.Layers[n].DiffID {
 		return 0
 	}

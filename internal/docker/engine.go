@@ -30,6 +30,10 @@ type Options struct {
 	Env     func(string) string // environment for DOCKER_HOST, DOCKER_CONTEXT and their kin; nil: empty
 	Program string              // a static linux binary for helper containers; empty: this program's own
 	Logger  *slog.Logger        // nil: nothing is logged
+
+	// ContainerdRoot is the data directory of the engine's containerd, on its own host. Empty: as
+	// containerd tells where it can be asked, else the usual places.
+	ContainerdRoot string
 }
 
 // Engine is a connection to one Docker engine.
@@ -43,10 +47,13 @@ type Engine struct {
 	facts   snapshot.Facts
 	info    info
 
+	containerdRoot string
+
 	mu         sync.Mutex
 	containerd *containerd // connected when first needed
-	blobs      string      // directory of containerd's image content
+	content    string      // directory of containerd's image content
 	savedPaths sync.Map    // image id and configuration to paths of its layers in an archive
+	manifests  sync.Map    // image id and configuration to manifest
 }
 
 // Connect speaks to the engine that o names and learns what Facts tells. The caller closes the
@@ -66,7 +73,7 @@ func Connect(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker host %s: %w", ep.host, err)
 	}
-	e.program, e.log = o.Program, o.Logger
+	e.program, e.log, e.containerdRoot = o.Program, o.Logger, o.ContainerdRoot
 	if err := e.learn(ctx, ep); err != nil {
 		e.Close()
 		return nil, err

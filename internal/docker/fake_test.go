@@ -1,9 +1,12 @@
 package docker_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"strings"
 	"testing"
 
@@ -75,4 +78,29 @@ func forward(to interface {
 ) {
 	io.Copy(to, from)
 	to.CloseWrite()
+}
+
+// withoutSave connects as remote does, through a proxy that lets no image be saved.
+func withoutSave(t *testing.T, h dockertest.Host, containerdRoot string) *docker.Engine {
+	t.Helper()
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(h.Host, "unix://"))
+		}},
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/images/get") {
+			http.Error(w, `{"message":"no saves here"}`, http.StatusForbidden)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	e, err := docker.Connect(ctxOf(t), docker.Options{Host: strings.Replace(server.URL, "http", "tcp", 1), ContainerdRoot: containerdRoot})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
 }

@@ -70,23 +70,35 @@ func hexOf(digest string) (string, error) {
 // maxMeta bounds a configuration file or a manifest.
 const maxMeta = 16 << 20
 
-// readMeta reads a small file whose digest is known.
-func readMeta(dir, digest string) ([]byte, error) {
+// blobs opens files that an engine stores under the hex digits of their digests. The image is any
+// that the engine has, for ways that need one.
+type blobs interface {
+	open(ctx context.Context, image, name string) (io.ReadCloser, error)
+}
+
+// localBlobs is a directory of this host.
+type localBlobs string
+
+func (dir localBlobs) open(_ context.Context, _, name string) (io.ReadCloser, error) {
+	return os.Open(filepath.Join(string(dir), name))
+}
+
+// readMeta reads a small blob.
+func readMeta(ctx context.Context, from blobs, image, digest string) ([]byte, error) {
 	name, err := hexOf(digest)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(dir, name))
+	r, err := from.open(ctx, image, name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxMeta))
-	if err != nil {
+	raw, err := io.ReadAll(io.LimitReader(r, maxMeta))
+	if err := errors.Join(err, r.Close()); err != nil {
 		return nil, err
 	}
 	if got := digestOf(raw); got != digest {
-		return nil, fmt.Errorf("%s: digest is %s", f.Name(), got)
+		return nil, fmt.Errorf("blob %s: its digest is %s", digest, got)
 	}
 	return raw, nil
 }

@@ -28,8 +28,13 @@ type graphFiles struct {
 // graphDrivers keep layers as directories in the way above.
 var graphDrivers = []string{"overlay2", "fuse-overlayfs"}
 
-func (g graphFiles) config(_ context.Context, want wanted) ([]byte, error) {
-	return readMeta(filepath.Join(g.root, "image", g.driver, "imagedb", "content", "sha256"), want.id)
+func (g graphFiles) config(ctx context.Context, want wanted) ([]byte, error) {
+	return readMeta(ctx, localBlobs(imageDB(g.root, g.driver)), want.id, want.id)
+}
+
+// imageDB is where a graph driver's configuration files lie.
+func imageDB(root, driver string) string {
+	return filepath.Join(root, "image", driver, "imagedb", "content", "sha256")
 }
 
 // chainID names a layer on top of the ones below it.

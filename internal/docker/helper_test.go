@@ -79,6 +79,10 @@ func helperCopies(t *testing.T, h dockertest.Host, e *docker.Engine, file string
 	if ref == "" {
 		t.Error("the helper is not to be found")
 	}
+	all, err := e.Containers(ctxOf(t))
+	if err != nil || slices.ContainsFunc(all, func(c snapshot.Container) bool { return c.Image == ref }) {
+		t.Errorf("a helper is taken for a container to protect: %v", err)
+	}
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	go func() {
 		stream.Write(sent)

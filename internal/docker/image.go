@@ -155,31 +155,37 @@ func (e *Engine) OpenLayer(ctx context.Context, img snapshot.Image, n int) (io.R
 
 // files are the ways to read images, best first.
 func (e *Engine) files(ctx context.Context) []imageFiles {
-	ways := []imageFiles{savedFiles{e}}
-	if !e.facts.Local {
-		return ways
+	graph := !e.facts.Containerd && slices.Contains(graphDrivers, e.info.Driver)
+	root, driver := e.info.DockerRootDir, e.info.Driver
+	var ways []imageFiles
+	switch {
+	case graph && e.facts.Local:
+		ways = append(ways, graphFiles{root: root, driver: driver})
+	case graph:
+		ways = append(ways, hostGraph{savedFiles{e}, hostBlobs{e, []string{imageDB(root, driver)}}})
+	case e.facts.Containerd && e.facts.Local:
+		dir, err := e.contentDir(ctx)
+		if err != nil {
+			e.log.Warn("image content is read through the engine, which is slow", "cause", err)
+			break
+		}
+		ways = append(ways, contentFiles{localBlobs(dir), &e.manifests})
+	case e.facts.Containerd:
+		ways = append(ways, contentFiles{hostBlobs{e, e.contentDirs()}, &e.manifests})
 	}
-	if slices.Contains(graphDrivers, e.info.Driver) && !e.facts.Containerd {
-		return slices.Insert(ways, 0, imageFiles(graphFiles{root: e.info.DockerRootDir, driver: e.info.Driver}))
-	}
-	if !e.facts.Containerd {
-		return ways
-	}
-	blobs, err := e.contentBlobs(ctx)
-	if err != nil {
-		e.log.Warn("image content is read through the engine, which is slow", "cause", err)
-		return ways
-	}
-	return slices.Insert(ways, 0, imageFiles(contentFiles{blobs: blobs}))
+	return append(ways, savedFiles{e})
 }
 
-// contentBlobs returns the directory of containerd's image content.
-func (e *Engine) contentBlobs(ctx context.Context) (string, error) {
+// contentDir returns the directory of containerd's image content on this host.
+func (e *Engine) contentDir(ctx context.Context) (string, error) {
+	if e.containerdRoot != "" {
+		return blobDir(e.containerdRoot), nil
+	}
 	e.mu.Lock()
-	blobs := e.blobs
+	dir := e.content
 	e.mu.Unlock()
-	if blobs != "" {
-		return blobs, nil
+	if dir != "" {
+		return dir, nil
 	}
 	c, err := e.dialContainerd()
 	if err != nil {
@@ -191,8 +197,21 @@ func (e *Engine) contentBlobs(ctx context.Context) (string, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.blobs = filepath.Join(root, "blobs", "sha256")
-	return e.blobs, nil
+	e.content = filepath.Join(root, "blobs", "sha256")
+	return e.content, nil
+}
+
+// contentDirs returns where that directory may be on a host that is not to be seen.
+func (e *Engine) contentDirs() []string {
+	if e.containerdRoot != "" {
+		return []string{blobDir(e.containerdRoot)}
+	}
+	return []string{blobDir("/var/lib/containerd"), blobDir(filepath.Join(e.info.DockerRootDir, "containerd", "daemon"))}
+}
+
+// blobDir is the directory of image content below a containerd's root.
+func blobDir(root string) string {
+	return filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
 }
 
 // Images describes every image of the engine, without RawConfig and the sizes of layers. Config is
@@ -246,7 +265,7 @@ func (e *Engine) listedImage(ctx context.Context, id string) (snapshot.Image, er
 // it is not worth a save of the image.
 func (e *Engine) localConfig(ctx context.Context, in imageInspection) ([]byte, error) {
 	for _, files := range e.files(ctx) {
-		if content, local := files.(contentFiles); local {
+		if content, found := files.(contentFiles); found && e.facts.Local {
 			return content.config(ctx, wanted{id: in.ID, diffIDs: in.RootFS.Layers})
 		}
 	}

@@ -70,9 +70,9 @@ func (e *Engine) RemoteUpper(_ context.Context, c snapshot.Container) (string, e
 
 // overlay finds how a container's file system is mounted: from its inspection (graph drivers), from
 // containerd, or from the mounts that its init process sees.
-func (e *Engine) overlay(ctx context.Context, c snapshot.Container) (mount, error) {
+func (e *Engine) overlay(ctx context.Context, c snapshot.Container) (rootMount, error) {
 	if dir, found := graphUpper(c); found {
-		return mount{Type: "overlay", Options: []string{"upperdir=" + dir}}, nil
+		return rootMount{Type: "overlay", Options: []string{"upperdir=" + dir}}, nil
 	}
 	var errs []error
 	if e.facts.Containerd {
@@ -89,7 +89,7 @@ func (e *Engine) overlay(ctx context.Context, c snapshot.Container) (mount, erro
 		}
 		errs = append(errs, err)
 	}
-	return mount{}, errors.Join(append(errs, fmt.Errorf("driver %s does not tell an upper directory", e.info.Driver))...)
+	return rootMount{}, errors.Join(append(errs, fmt.Errorf("driver %s does not tell an upper directory", e.info.Driver))...)
 }
 
 // graphUpper reads the upper directory out of a container's inspection.
@@ -103,39 +103,39 @@ func graphUpper(c snapshot.Container) (string, bool) {
 }
 
 // snapshotMount asks containerd, which also knows the mounts of containers that do not run.
-func (e *Engine) snapshotMount(ctx context.Context, id string) (mount, error) {
+func (e *Engine) snapshotMount(ctx context.Context, id string) (rootMount, error) {
 	c, err := e.dialContainerd()
 	if err != nil {
-		return mount{}, err
+		return rootMount{}, err
 	}
 	mounts, err := c.mounts(ctx, e.info.Driver, id)
 	if err != nil {
-		return mount{}, err
+		return rootMount{}, err
 	}
 	if len(mounts) != 1 || mounts[0].Type != "overlay" || mounts[0].option("upperdir") == "" {
-		return mount{}, fmt.Errorf("snapshotter %s: the file system is no writable overlay", e.info.Driver)
+		return rootMount{}, fmt.Errorf("snapshotter %s: the file system is no writable overlay", e.info.Driver)
 	}
 	return mounts[0], nil
 }
 
 // processMount reads the mounts of a container's init process.
-func processMount(pid int) (mount, error) {
+func processMount(pid int) (rootMount, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
-		return mount{}, err
+		return rootMount{}, err
 	}
 	defer f.Close()
 	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.SingleEntryFilter("/"))
 	if err != nil {
-		return mount{}, fmt.Errorf("mounts of process %d: %w", pid, err)
+		return rootMount{}, fmt.Errorf("mounts of process %d: %w", pid, err)
 	}
 	for _, m := range mounts {
-		found := mount{Type: m.FSType, Options: strings.Split(m.VFSOptions, ",")}
+		found := rootMount{Type: m.FSType, Options: strings.Split(m.VFSOptions, ",")}
 		if m.FSType == "overlay" && found.option("upperdir") != "" {
 			return found, nil
 		}
 	}
-	return mount{}, fmt.Errorf("mounts of process %d: its root is no writable overlay", pid)
+	return rootMount{}, fmt.Errorf("mounts of process %d: its root is no writable overlay", pid)
 }
 
 // dialContainerd returns the connection to the engine's containerd.
@@ -183,7 +183,7 @@ func (e *Engine) plainUsers(c snapshot.Container) error {
 
 // plainOverlay says why the upper directory of a mount cannot be read as it is: the options that the
 // mount has, or would get from the module's parameters in dir.
-func plainOverlay(m mount, dir string) error {
+func plainOverlay(m rootMount, dir string) error {
 	if slices.Contains(m.Options, "userxattr") {
 		return errors.New("the overlay keeps its marks in user xattrs (a rootless engine)")
 	}
