@@ -57,7 +57,7 @@ clean() {
   if [ -n "${DOCKER_HOST:-}" ] || docker version >/dev/null 2>&1; then remove || true; fi
   [ ! -d "$work/engine" ] || "$top/test/setup/engines.sh" down "$work/engine" 2>/dev/null
   rm -rf --one-file-system "$work"
-  if [ $code = 0 ]; then tell "Nothing of the demo is left."; fi
+  tell "Nothing of the demo is left."
   exit $code
 }
 
