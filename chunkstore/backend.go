@@ -31,8 +31,8 @@ type Info struct {
 	Modified time.Time // by the store's clock, never this host's, where the store has one
 }
 
-// Backend keeps immutable named objects. Names are slash-separated lower-case ASCII, at most 200
-// bytes, without empty, "." or ".." elements. Every method may be called from many goroutines at
+// Backend keeps immutable named objects. For what a name may be see CheckName; no object's name is
+// a directory of another's. Every method may be called from many goroutines at
 // once, returns promptly with ctx's error when ctx ends, and wraps the sentinels above.
 //
 // The contract is executable: package storetest holds every backend and every decorator to it.

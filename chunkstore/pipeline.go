@@ -24,7 +24,7 @@ const (
 type job struct {
 	kind  Kind
 	id    ID
-	plain []byte // of the pipeline's own, returned to the pool
+	plain *[]byte // of the pipeline's own, returned to the pool
 }
 
 type pipeline struct {
@@ -44,7 +44,8 @@ type pipeline struct {
 func newPipeline(s *Session) *pipeline {
 	p := &pipeline{
 		s: s, jobs: make(chan job), finished: make(chan struct{}),
-		open: map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
+		open:    map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
+		buffers: sync.Pool{New: func() any { return new([]byte) }},
 	}
 	p.uploads.SetLimit(uploaders)
 	for range runtime.GOMAXPROCS(0) {
@@ -55,8 +56,9 @@ func newPipeline(s *Session) *pipeline {
 
 // submit hands over a copy of plain. It blocks until a worker takes it.
 func (p *pipeline) submit(ctx context.Context, kind Kind, id ID, plain []byte) error {
-	b, _ := p.buffers.Get().([]byte)
-	j := job{kind, id, append(b[:0], plain...)}
+	b := p.buffers.Get().(*[]byte)
+	*b = append((*b)[:0], plain...)
+	j := job{kind, id, b}
 	select {
 	case p.jobs <- j:
 		return nil
@@ -81,11 +83,11 @@ func (p *pipeline) work() error {
 		case <-p.finished:
 			return nil
 		case j := <-p.jobs:
-			c, encoded := p.s.repo.coder.encode(j.plain, scratch)
+			c, encoded := p.s.repo.coder.encode(*j.plain, scratch)
 			if c != raw {
 				scratch = encoded
 			}
-			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(j.plain))}, encoded)
+			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(*j.plain))}, encoded)
 			p.buffers.Put(j.plain)
 		}
 	}

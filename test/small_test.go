@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
 	"github.com/hakobune-dr/hakobune/internal/testserver"
@@ -23,7 +24,7 @@ func newSmall(t testing.TB, m machine, name string) small {
 	m.wipe(t, s.name)
 	t.Cleanup(func() { m.wipe(t, s.name) })
 	m.docker(t, "run", "-d", "--name", s.name, "-v", s.name+"-data:/data", s.image, "sh", "-c",
-		`mkdir -p /own; head -c 3000000 /dev/urandom >/own/noise; head -c 3000000 /dev/urandom >/data/noise
+		`mkdir -p /own; for f in /own/noise /data/noise; do [ -e $f ] || head -c 3000000 /dev/urandom >$f; done
 		 i=0; while :; do i=$((i+1)); echo $i >/data/n.new; mv /data/n.new /data/n; echo $i >/own/n.new; mv /own/n.new /own/n; done`)
 	for range 100 {
 		if _, err := m.try("exec", s.name, "test", "-e", "/own/n"); err == nil {
@@ -70,7 +71,8 @@ func TestStores(t *testing.T) {
 			location, env := "", []string(nil)
 			if start != nil {
 				server := start(t)
-				location, env = server.URL("ark-"+strings.ToLower(t.Name()[len("TestStores/"):]))+"/deep/prefix", onStore(server)
+				// Some servers outlive the test.
+				location, env = server.URL(fmt.Sprintf("ark-%x", time.Now().UnixNano()))+"/deep/prefix", onStore(server)
 			}
 			w := newWorld(t, location, env...)
 			w.init(t, "--create-bucket")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,10 +64,8 @@ func globalFlags() []cli.Flag {
 // command's name or behind it; c itself if it was not.
 func given(c *cli.Context, name string) *cli.Context {
 	for _, ctx := range c.Lineage() {
-		for _, n := range ctx.LocalFlagNames() {
-			if n == name {
-				return ctx
-			}
+		if slices.Contains(ctx.LocalFlagNames(), name) {
+			return ctx
 		}
 	}
 	return c

@@ -1,0 +1,43 @@
+// Package chunkstore is the repository: encrypted, deduplicated chunks and the snapshots made of
+// them, on any Backend. docs/format.md has every byte; this is what the parts are for.
+//
+// # Terms
+//
+// A chunk is a piece of content, cut by content, named by a keyed hash of its plaintext (ID). A
+// pack is an object that holds many chunks, sealed as one, so that neither their number nor their
+// sizes show. The index says in which pack each chunk lies. A stream is a long sequence of
+// metadata kept as chunks of its own. A session adds one snapshot and ends in an outcome. A writer
+// is a host, or a process of one.
+//
+// # Writing
+//
+// Begin announces a session, then reads the index. Save takes chunks: those that are known cost a
+// look-up, others go through a pipeline that compresses, packs, seals, verifies each pack from its
+// sealed bytes, and uploads; every stage is bounded, so a slow store holds back whoever reads
+// files. Commit waits for all of it, publishes the index, and creates the outcome last, by a
+// conditional write: a snapshot is there whole or not at all.
+//
+// Hosts need no locks among each other. Nothing that exists is changed, a writer's objects carry
+// its name, and the only moment in which two could disagree is decided by who creates the outcome:
+// the session, or a collection that gave it up for dead (ErrFenced). Stores without conditional
+// writes get the slower fallback of Session.Commit.
+//
+// # After a crash
+//
+// At any moment the store holds all earlier snapshots whole. What a killed session uploaded and
+// indexed is found and used by the next one; what it did not index is a pack that no index names,
+// which harms nobody.
+//
+// # Reading
+//
+// Read fetches the chunks that are asked for next, grouped by pack into ranges, several at a
+// time, and hands over nothing that is not verified against its id. Metadata packs are fetched whole
+// and kept: in memory, and in a cache directory as they are stored. The cache is never trusted; it
+// may be deleted, and shared by processes.
+//
+// # Errors
+//
+// ErrNoRepository, crypto.ErrWrongKey, crypto.ErrNewer and crypto.ErrDamaged say why a repository or
+// an object of it cannot be opened; ErrChunkMissing that a snapshot needs what no index lists.
+// Backends return the sentinels of backend.go.
+package chunkstore
