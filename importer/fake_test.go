@@ -36,7 +36,8 @@ type fakeEngine struct {
 	containers map[string]*fakeContainer
 	next       int
 
-	fault func(call string) error // nil: none; called before each call takes effect
+	puller func(ref string) (id string, layers []string, err error) // nil: the engine reaches no registry
+	fault  func(call string) error                                  // nil: none; called before each call takes effect
 }
 
 type fakeEngineImage struct{ layers []string }
@@ -250,7 +251,18 @@ func (f *fakeEngine) Pull(_ context.Context, ref string) error {
 	if err := f.call("pull"); err != nil {
 		return err
 	}
-	return fmt.Errorf("pull %s: connection refused", ref)
+	if f.puller == nil {
+		return fmt.Errorf("pull %s: connection refused", ref)
+	}
+	id, layers, err := f.puller(ref)
+	if err != nil {
+		return err
+	}
+	f.images[id], f.tags[ref] = fakeEngineImage{layers: layers}, id
+	for _, l := range layers {
+		f.blobs[l] = true
+	}
+	return nil
 }
 
 func (f *fakeEngine) resolve(ref string) string {
