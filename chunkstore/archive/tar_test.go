@@ -31,8 +31,11 @@ func changes() *tree {
 		}
 		return n
 	}
+	capability := []archive.Xattr{{Name: "security.capability", Value: append([]byte{1, 0, 0, 2, 0, 4}, make([]byte, 14)...)}}
 	linked := func(path string) node {
-		return nd(path, archive.File, func(n *node) { n.data, n.Ino, n.Nlink, n.Dev = noise(5, 3000), 77, 2, 1 })
+		return nd(path, archive.File, func(n *node) {
+			n.data, n.Ino, n.Nlink, n.Dev, n.Xattrs = noise(5, 3000), 77, 2, 1, capability
+		})
 	}
 	return newTree(
 		nd("", archive.Dir, func(n *node) { n.Mode, n.UID, n.GID = 0o755, 0, 0 }),
@@ -45,10 +48,7 @@ func changes() *tree {
 		nd("fifo", archive.FIFO, func(n *node) { n.Mode = 0o4711 }),
 		nd("file", archive.File, func(n *node) {
 			n.data = noise(1, 300_000)
-			n.Xattrs = []archive.Xattr{
-				{Name: "security.capability", Value: append([]byte{1, 0, 0, 2, 0, 4}, make([]byte, 14)...)},
-				{Name: "user.\xff", Value: []byte("a=b\n\x00")},
-			}
+			n.Xattrs = append(slices.Clip(capability), archive.Xattr{Name: "user.\xff", Value: []byte("a=b\n\x00")})
 		}),
 		linked("hard1"), linked("hard2"),
 		nd("inline", archive.File, func(n *node) { n.data = []byte("inline") }),
@@ -173,7 +173,7 @@ func TestWriteTarLost(t *testing.T) {
 		linked(".wh.first", 51, archive.File), linked("second", 51, archive.File),
 		at("old", -1), at("oldest", math.MinInt64/2), opaque, plain("gone", archive.Whiteout), plain(".wh.gone", archive.Whiteout),
 		xattr("x", archive.Xattr{Name: "user.a=b", Value: []byte("c")}, archive.Xattr{Name: "user.b", Value: []byte("d")}),
-		xattr("xs", large...), dev,
+		xattr("xs", large...), xattr("xt", archive.Xattr{Name: "trusted.t", Value: []byte("e")}), dev,
 	)
 	common := map[string]string{
 		"far": "device number", "s1": "socket", "s2": "hard link to what is left out",
@@ -185,6 +185,7 @@ func TestWriteTarLost(t *testing.T) {
 		".wh.first": "name that a layer takes for a whiteout", "second": "hard link to what is left out",
 		".wh.gone": "name that a layer takes for a whiteout", "old": "time before 1970", "oldest": "time before 1970",
 		"zero": "device 0:0, which a layer takes for a whiteout",
+		"xt":   "extended attribute trusted.t, which not every engine takes",
 	}
 	archived := map[string]string{".wh.gone": "whiteout", "gone": "whiteout", "opaque": "that it hides what lies below"}
 	for _, c := range []struct {

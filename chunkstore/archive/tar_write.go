@@ -79,7 +79,8 @@ type tarWriter struct {
 }
 
 // findLinked looks ahead for nodes with several names. Whoever unpacks a hard link gives the node
-// the mode, owner and time that the link's header has, so it must be those of the node.
+// the mode, owner and time that the link's header has, so it must be those of the node; and its
+// attributes, because a new owner takes the capabilities of a file away, even if it is the old one.
 func (tw *tarWriter) findLinked(ctx context.Context) error {
 	tw.linked = map[string]*tar.Header{}
 	for e, err := range tw.tree.entries(ctx) {
@@ -177,7 +178,7 @@ func (tw *tarWriter) header(e *Entry) (*tar.Header, error) {
 			return nil, fmt.Errorf("%w: hard link to %q, which is not there", ErrFormat, e.Link)
 		}
 		h.Typeflag, h.Linkname = tar.TypeLink, e.Link
-		h.Mode, h.Uid, h.Gid, h.ModTime = first.Mode, first.Uid, first.Gid, first.ModTime
+		h.Mode, h.Uid, h.Gid, h.ModTime, h.PAXRecords = first.Mode, first.Uid, first.Gid, first.ModTime, first.PAXRecords
 		return h, nil
 	}
 	h.Mode, h.Uid, h.Gid = int64(e.Mode), int(e.UID), int(e.GID)
@@ -238,6 +239,10 @@ func (tw *tarWriter) xattrs(e *Entry) map[string]string {
 			// Docker 29 makes an empty attribute of it.
 			tw.lose(e.Path, "extended attribute "+x.Name+", which has no value")
 			records[xattrRecord+x.Name] = ""
+		case tw.layer && strings.HasPrefix(x.Name, "trusted."):
+			// Docker 20.10 sets it, containerd passes it over.
+			tw.lose(e.Path, "extended attribute "+x.Name+", which not every engine takes")
+			records[xattrRecord+x.Name] = string(x.Value)
 		default:
 			records[xattrRecord+x.Name] = string(x.Value)
 		}
