@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
@@ -41,9 +42,14 @@ type containerdInfo struct {
 	Namespaces struct{ Containers string }
 }
 
+// pingTimeout is how long an engine may take to answer at all.
+const pingTimeout = 30 * time.Second
+
 // learn fills in what Facts tells.
 func (e *Engine) learn(ctx context.Context, ep endpoint) error {
-	if _, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+	pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := e.api.Ping(pingCtx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("docker engine %s: %w", ep.host, ctx.Err())
 		}

@@ -178,3 +178,19 @@ func labelled(t *testing.T, h dockertest.Host, purpose, image string) []containe
 	}
 	return list.Items
 }
+
+// TestHelperProgram: what cannot run in an empty image is refused before anything is made.
+func TestHelperProgram(t *testing.T) {
+	each(t, func(t *testing.T, h dockertest.Host, _ *docker.Engine) {
+		for program, want := range map[string]string{"/bin/sh": "not linked statically", "/etc/passwd": "bad magic", "/no/such": "no such file"} {
+			e, err := docker.Connect(ctxOf(t), docker.Options{Host: h.Host, Program: program})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Helper(ctxOf(t), snapshot.HelperSpec{Args: []string{"x"}}); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", program, err)
+			}
+			e.Close()
+		}
+	})
+}
