@@ -97,10 +97,14 @@ func (w *treeWriter) relink(ctx context.Context, it *item) error {
 
 // content gives an item what was read of it, and reports whether it has a place in the tree.
 func (w *treeWriter) content(ctx context.Context, it *item) (bool, error) {
+	e := &it.entry
+	if it.err != nil {
+		w.leaveOut(e, it.err)
+		return false, nil
+	}
 	if len(it.parts) == 0 {
 		return true, nil
 	}
-	e := &it.entry
 	w.stats.ReadFiles++
 	for i := range it.parts {
 		if err := it.parts[i].err; err != nil {

@@ -158,6 +158,7 @@ type item struct {
 	entry Entry
 	prev  *Entry // of the same path
 	raw   *Entry // of a later name: what was walked
+	err   error  // why it has no place in the tree
 
 	parts   []part        // what is read of it, nothing for most
 	left    atomic.Int32  // parts still to be read
@@ -239,10 +240,23 @@ func (w *treeWriter) walk(ctx context.Context) error {
 	return ctx.Err()
 }
 
+func (w *treeWriter) enqueue(ctx context.Context, it *item) error {
+	select {
+	case w.queue <- it:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (w *treeWriter) visit(ctx context.Context, e Entry) error {
 	it := &item{entry: e, prev: w.prev.seek(e.Path)}
 	if w.prev.err != nil && w.prevEnd == "" {
 		w.prevEnd = e.Path
+	}
+	if len(e.Path) > maxPath {
+		it.err = fmt.Errorf("%w: a path of %d bytes, of at most %d", ErrUnreadable, len(e.Path), maxPath)
+		return w.enqueue(ctx, it)
 	}
 	if first, ok := w.links.first(&e); ok {
 		it.raw = &e
@@ -258,10 +272,8 @@ func (w *treeWriter) visit(ctx context.Context, e Entry) error {
 		}
 		it.reserve = e.Size
 	}
-	select {
-	case w.queue <- it:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := w.enqueue(ctx, it); err != nil {
+		return err
 	}
 	for _, j := range jobs {
 		select {

@@ -418,6 +418,17 @@ func TestWriteTreeLeavesOut(t *testing.T) {
 	}
 }
 
+// Anybody in a container can make a path that is longer than a record takes. It must not keep the
+// rest from being stored.
+func TestWriteTreeLeavesOutLongPaths(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("d", 250)+"/", 66) + "end"
+	tr, s := newTree(dir(""), file("a", noise(1, 10)), file(long, noise(2, 10)), file("z", noise(3, 10))), newStore()
+	p := write(t, tr, s, archive.TreeOptions{})
+	if d := cmp.Diff([]string{"", "a", "z"}, p.paths()); d != "" || p.stats.Unreadable != 1 {
+		t.Error(d, p.stats)
+	}
+}
+
 func TestWriteTreeHardLinks(t *testing.T) {
 	linked := func(path string, ino uint64, n uint32, typ archive.Type) node {
 		e := archive.Entry{Path: path, Type: typ, Mode: 0o600, Ino: ino, Dev: 7, Nlink: n}
