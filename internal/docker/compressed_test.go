@@ -3,6 +3,7 @@ package docker_test
 import (
 	"bytes"
 	"encoding/json"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -45,7 +46,7 @@ func TestCompressedLayers(t *testing.T) {
 		p := dockertest.Prefix(t, h)
 		layers := [][]byte{dockertest.Layer(t, dockertest.File{Name: "one"}), dockertest.Layer(t, dockertest.File{Name: "two"})}
 		config, err := json.Marshal(map[string]any{
-			"architecture": "amd64", "os": "linux", "config": map[string]any{"Cmd": []string{"x"}},
+			"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"x"}},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layers[0]), digest(layers[1])}},
 		})
 		if err != nil {
@@ -59,7 +60,7 @@ func TestCompressedLayers(t *testing.T) {
 				l.blob("application/vnd.oci.image.layer.v1.tar+zstd", zstded(t, layers[1])),
 			},
 		})
-		here["platform"] = map[string]string{"os": "linux", "architecture": "amd64"}
+		here["platform"] = map[string]string{"os": "linux", "architecture": runtime.GOARCH}
 		elsewhere := map[string]any{
 			"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest([]byte("absent")), "size": 6,
 			"platform": map[string]string{"os": "linux", "architecture": "s390x"},

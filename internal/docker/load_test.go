@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +96,7 @@ func TestLoadOfTheIncomplete(t *testing.T) {
 		p := dockertest.Prefix(t, h)
 		layer := dockertest.Layer(t, dockertest.File{Name: "only here", Data: []byte(p)})
 		config, err := json.Marshal(map[string]any{
-			"architecture": "amd64", "os": "linux", "config": map[string]any{},
+			"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
 		})
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +103,7 @@ func Image(t testing.TB, h Host, ref string, config map[string]any, layers ...[]
 		history[i] = map[string]any{"created_by": fmt.Sprintf("test layer %d", i)}
 	}
 	raw, err := json.Marshal(map[string]any{
-		"architecture": "amd64", "os": "linux", "created": "2023-11-14T22:13:20Z", "config": config,
+		"architecture": runtime.GOARCH, "os": "linux", "created": "2023-11-14T22:13:20Z", "config": config,
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs}, "history": history,
 	})
 	if err != nil {
