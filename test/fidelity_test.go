@@ -100,14 +100,14 @@ func (r rich) changeBase(t testing.TB) {
 // restore makes the system of the newest snapshot, which is one of the system from.
 func (r rich) restore(t testing.TB, w *world, from rich) {
 	t.Helper()
-	args := []string{"restore", "--host", r.Host.Host, "--bind", from.bind + ":" + r.bind}
+	args := []string{"restore", "--json", "--host", r.Host.Host, "--bind", from.bind + ":" + r.bind}
 	if r.name != from.name {
 		args = append(args, "--as", r.name)
 	}
 	o := w.ok(t, append(args, from.name)...)
 	t.Logf("%s: restore took %s", r.Name, o.took.Round(time.Millisecond))
-	if strings.Contains(o.err, "note") {
-		t.Errorf("what could not be restored:\n%s", o.err)
+	if notes := o.summary(t, "summary")["notes"]; notes != nil {
+		t.Errorf("what could not be restored: %v", notes)
 	}
 }
 
