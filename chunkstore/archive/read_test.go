@@ -75,7 +75,7 @@ func TestTreeInRepository(t *testing.T) {
 		t.Errorf("%+v", stats)
 	}
 	again, stats := save(t, r, tr, archive.Records(t.Context(), r, st))
-	if !stats.Same() || stats.ReadFiles != 0 {
+	if !same(stats) || stats.ReadFiles != 0 {
 		t.Errorf("%+v", stats)
 	}
 	if d := cmp.Diff(st, again); d != "" {

@@ -82,9 +82,6 @@ type TreeStats struct {
 	Torn, Vanished, Unreadable int64
 }
 
-// Same reports whether the tree is as Previous had it.
-func (s TreeStats) Same() bool { return s.New+s.Changed+s.Removed+s.Vanished+s.Unreadable == 0 }
-
 // racy is how long after a change another one may leave the same ctime: the kernel's clock for
 // time stamps ticks at 100 Hz or faster.
 const racy = 20 * time.Millisecond
