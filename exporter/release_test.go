@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -210,9 +211,7 @@ func TestHooks(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFakeSystem(t, "db")
-			for k, v := range labels(tt.labels...) {
-				f.system.Containers[0].Labels[k] = v
-			}
+			maps.Copy(f.system.Containers[0].Labels, labels(tt.labels...))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			o := exporter.Options{}

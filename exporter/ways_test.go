@@ -138,7 +138,7 @@ func (h *engineHost) layered() string {
 		h.t.Fatal(err)
 	}
 	files := []dockertest.File{{Name: "bin/"}, {Name: "bin/busybox", Mode: 0o755, Data: program}}
-	for _, applet := range strings.Fields("sh ls cat touch sleep mkdir ln rm cp chmod chown mkfifo true test") {
+	for applet := range strings.FieldsSeq("sh ls cat touch sleep mkdir ln rm cp chmod chown mkfifo true test") {
 		files = append(files, dockertest.File{Name: "bin/" + applet, Link: "busybox"})
 	}
 	files = append(files,

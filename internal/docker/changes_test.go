@@ -91,7 +91,7 @@ func TestCommitLayer(t *testing.T) {
 func TestCommitOfNoChanges(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		if e.Facts().Containerd {
-			t.Skip("no commits there")
+			t.Skip("does not apply: no commits there")
 		}
 		id := dockertest.Create(t, h, client.ContainerCreateOptions{Name: dockertest.Prefix(t, h), Config: &container.Config{Image: dockertest.Busybox(t, h)}})
 		layer, err := e.CommitLayer(ctxOf(t), id)

@@ -41,7 +41,7 @@ func (l layout) json(mediaType string, content map[string]any) map[string]any {
 func TestCompressedLayers(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		if !e.Facts().Containerd {
-			t.Skip("graph drivers keep no blobs")
+			t.Skip("does not apply: graph drivers keep no blobs")
 		}
 		p := dockertest.Prefix(t, h)
 		layers := [][]byte{dockertest.Layer(t, dockertest.File{Name: "one"}), dockertest.Layer(t, dockertest.File{Name: "two"})}

@@ -33,8 +33,6 @@ type system struct {
 	*snapshot.System
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // makeSystem makes it. Its subnet and port differ from those made on other engines, so that the tests may
 // run at once.
 func makeSystem(t *testing.T, h dockertest.Host, e *docker.Engine, n int) system {
@@ -83,7 +81,7 @@ func (s system) web(image string) client.ContainerCreateOptions {
 	config := &container.Config{
 		Image: image, Hostname: "webhost", Domainname: "example.org", User: "65534:65534", Env: []string{"A=1", "EMPTY=", "UML=ä"},
 		Entrypoint: []string{"sh", "-c"}, Cmd: []string{"trap 'exit 0' TERM; sleep 1000 & wait"}, WorkingDir: "/tmp", Tty: true, OpenStdin: true, StdinOnce: true,
-		StopSignal: "SIGTERM", StopTimeout: ptr(3), ExposedPorts: network.PortSet{http: {}, network.MustParsePort("53/udp"): {}},
+		StopSignal: "SIGTERM", StopTimeout: new(3), ExposedPorts: network.PortSet{http: {}, network.MustParsePort("53/udp"): {}},
 		Labels:      map[string]string{"com.docker.compose.project": s.prefix, "com.docker.compose.image": "sha256:source", "note": "a,b=c"},
 		Healthcheck: &container.HealthConfig{Test: []string{"CMD", "true"}, Interval: 5 * time.Second, Timeout: time.Second, Retries: 2, StartPeriod: time.Second},
 	}
@@ -100,10 +98,10 @@ func (s system) web(image string) client.ContainerCreateOptions {
 		CapAdd: []string{"CAP_NET_ADMIN"}, CapDrop: []string{"CAP_MKNOD"}, DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")},
 		DNSOptions: []string{"ndots:2"}, DNSSearch: []string{"example.org"}, ExtraHosts: []string{"other:192.0.2.7"}, GroupAdd: []string{"100"},
 		IpcMode: "private", OomScoreAdj: 100, ReadonlyRootfs: true, SecurityOpt: []string{"no-new-privileges"}, ShmSize: 32 << 20,
-		Sysctls: map[string]string{"net.core.somaxconn": "512"}, Init: ptr(true),
+		Sysctls: map[string]string{"net.core.somaxconn": "512"}, Init: new(true),
 		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "2"}},
 		Resources: container.Resources{
-			Memory: 64 << 20, MemoryReservation: 32 << 20, MemorySwap: 128 << 20, NanoCPUs: 5e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: ptr(int64(100)),
+			Memory: 64 << 20, MemoryReservation: 32 << 20, MemorySwap: 128 << 20, NanoCPUs: 5e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: new(int64(100)),
 			Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 1024, Hard: 2048}}, Devices: []container.DeviceMapping{{PathOnHost: "/dev/null", PathInContainer: "/dev/xnull", CgroupPermissions: "r"}},
 		},
 	}

@@ -54,7 +54,7 @@ func Busybox(t testing.TB, h Host) string {
 	applets := "sh cat echo ls ln mkdir mknod mkfifo mv nc rm rmdir sleep stat sync tail tar test touch true false wget httpd " +
 		"dd chmod chown cp date df env find free grep head hostname id ip kill md5sum mount nslookup ping printf ps pwd " +
 		"route sed seq setsid sha256sum sort tr trap wc which xargs"
-	for _, applet := range strings.Fields(applets) {
+	for applet := range strings.FieldsSeq(applets) {
 		files = append(files, File{Name: "bin/" + applet, Link: "busybox"})
 	}
 	config := map[string]any{"Cmd": []string{"/bin/sh"}, "Env": []string{"PATH=/bin"}}
