@@ -52,6 +52,23 @@ func (p *Plan) planHooks(c snapshot.Container, o Options) {
 	}
 }
 
+// A HookError says that a command failed in its container.
+type HookError struct {
+	Hook   Hook
+	Output string // the end of what it wrote
+	Err    error
+}
+
+func (e *HookError) Error() string {
+	if e.Output == "" {
+		return fmt.Sprintf("%v: %v", e.Hook, e.Err)
+	}
+	return fmt.Sprintf("%v: %v: %s", e.Hook, e.Err, e.Output)
+}
+
+// Unwrap gives the cause.
+func (e *HookError) Unwrap() error { return e.Err }
+
 // maxHookOutput is how much of a command's output an error shows: the end of it.
 const maxHookOutput = 4 << 10
 
@@ -94,10 +111,7 @@ func runHook(ctx context.Context, engine Holder, h Hook, o Options) error {
 	if len(text) > maxHookOutput {
 		text = "..." + text[len(text)-maxHookOutput:]
 	}
-	if text != "" {
-		return fmt.Errorf("%v: %w: %s", h, err, text)
-	}
-	return fmt.Errorf("%v: %w", h, err)
+	return &HookError{Hook: h, Output: text, Err: err}
 }
 
 // hooksOf returns the commands that run at a time: those before in the order of dependencies, those

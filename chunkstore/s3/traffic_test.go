@@ -126,6 +126,29 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// A connection that is lost while it waits for its turn is one to make again.
+func TestRateOfLostConnection(t *testing.T) {
+	t.Parallel()
+	var lost atomic.Bool
+	c := through(t, newBucket(t, testserver.MinIO(t)), func(p *httputil.ReverseProxy) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && lost.CompareAndSwap(false, true) {
+				io.CopyN(io.Discard, r.Body, 50_000)
+				panic(http.ErrAbortHandler)
+			}
+			p.ServeHTTP(w, r)
+		})
+	})
+	c.UploadRate = 1 << 20
+	b := chunkstore.Retry(open(t, c), chunkstore.RetryOptions{Initial: time.Millisecond})
+	if err := b.Put(t.Context(), "p/x", storetest.Random(1<<20)); err != nil {
+		t.Error(err)
+	}
+	if !lost.Load() {
+		t.Error("no connection was lost")
+	}
+}
+
 // A transfer that is slow but moves is not a standstill, however long it takes.
 func TestSlowIsNoStandstill(t *testing.T) {
 	t.Parallel()

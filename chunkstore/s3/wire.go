@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -155,13 +154,14 @@ func (c *conn) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// turn waits until n bytes may pass l.
+// turn waits until n bytes may pass l. Its error is that of a closed connection: that the wait was
+// cancelled says nothing of the request, which may be made again.
 func (c *conn) turn(l *rate.Limiter, n int) error {
 	if l == nil {
 		return nil
 	}
-	if err := l.WaitN(c.ctx, n); err != nil {
-		return errors.Join(net.ErrClosed, err)
+	if l.WaitN(c.ctx, n) != nil {
+		return net.ErrClosed
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	p := &program{stdio: std, env: osEnvironment()}
 	args, plugin := pluginArgs(args)
 	if plugin && len(args) > 1 && args[1] == pluginMetadataCommand {
-		return p.finish(false, writePluginMetadata(p.out))
+		return p.finish(false, false, writePluginMetadata(p.out))
 	}
 	app := p.app()
 	json := slices.ContainsFunc(args, func(a string) bool { return a == "--json" || a == "-json" })
@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	return p.finish(json, err)
+	return p.finish(json, ctx.Err() != nil, err)
 }
 
 // app declares the program's commands and flags.
@@ -153,12 +153,12 @@ func none(c *cli.Context) error {
 }
 
 // finish prints the error, if there is one, and returns the exit code.
-func (p *program) finish(json bool, err error) int {
+func (p *program) finish(json, interrupted bool, err error) int {
 	if err == nil {
 		return p.exit
 	}
-	code := exitCode(err)
-	hint := hintFor(err)
+	code := exitCode(err, interrupted)
+	hint := hintFor(err, interrupted)
 	if json {
 		writeJSON(p.out, exitError{Type: "exit_error", Code: code, Message: err.Error(), Hint: hint})
 		return code

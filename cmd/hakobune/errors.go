@@ -9,6 +9,8 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/exporter"
+	"github.com/hakobune-dr/hakobune/importer"
 	"github.com/hakobune-dr/hakobune/internal/docker"
 )
 
@@ -62,12 +64,13 @@ func withHint(err error, format string, args ...any) error {
 	return (&hintedError{err: err}).hint(format, args...)
 }
 
-// exitCode is the one place where errors become exit codes.
-func exitCode(err error) int {
+// exitCode is the one place where errors become exit codes. Only where the command was interrupted
+// does a cancelled context mean so: parts of it that failed cancel others.
+func exitCode(err error, interrupted bool) int {
 	switch {
 	case errors.Is(err, errUsage):
 		return exitUsage
-	case errors.Is(err, context.Canceled):
+	case interrupted && errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return exitNoRepository
@@ -80,9 +83,16 @@ func exitCode(err error) int {
 }
 
 // hintFor returns the next step after err, or "".
-func hintFor(err error) string {
-	var h interface{ Hint() string }
+func hintFor(err error, interrupted bool) string {
+	var (
+		h       interface{ Hint() string }
+		unknown *exporter.UnknownSystemError
+		start   *importer.StartError
+		hook    *exporter.HookError
+	)
 	switch {
+	case interrupted && errors.Is(err, context.Canceled):
+		return ""
 	case errors.As(err, &h) && h.Hint() != "":
 		return h.Hint()
 	case errors.Is(err, chunkstore.ErrNoRepository):
@@ -101,10 +111,22 @@ func hintFor(err error) string {
 		return "is the engine running, and may this user speak to it? hakobune doctor tells more"
 	case errors.Is(err, syscall.ENOSPC):
 		return "free some space and run the command again; nothing that was complete is lost"
-	case errors.Is(err, context.Canceled):
-		return ""
+	case errors.As(err, &unknown):
+		return "hakobune backup -n --all lists the systems of this engine"
+	case errors.As(err, &start) && portTaken(start):
+		return "another process of the host has the port; stop it, or publish the port elsewhere with --port OLD:NEW"
+	case errors.As(err, &start):
+		return "restore with --no-start to look at the container first, or with --keep to find it as it failed"
+	case errors.As(err, &hook):
+		return "no snapshot was made; mend the command, or let --ignore-hook-errors make an incomplete one"
 	case strings.Contains(err.Error(), "permission denied"):
 		return "run as root: other users cannot read or write the files of containers"
 	}
 	return ""
+}
+
+// portTaken reports whether a container did not start because of a port that it publishes. Engines
+// say so only in words.
+func portTaken(e *importer.StartError) bool {
+	return strings.Contains(e.Why, "address already in use") || strings.Contains(e.Why, "port is already allocated")
 }

@@ -48,16 +48,20 @@ func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, bool
 	if err != nil {
 		return nil, false, err
 	}
-	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: firstAnswer}
+	patience := given(c, "retry").Duration("retry")
+	if patience == 0 {
+		patience = -1 // no retries; to RetryOptions 0 is its default
+	}
+	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: min(firstAnswer, patience)}
 	_, err = chunkstore.Retry(b, retry).Stat(c.Context, "config")
 	exists := err == nil
 	switch {
 	case errors.Is(err, chunkstore.ErrNoStore):
-		return nil, false, fmt.Errorf("%w: %w", chunkstore.ErrNoRepository, err)
+		return nil, false, fmt.Errorf("%s: %w: %w", b.Location(), chunkstore.ErrNoRepository, err)
 	case err != nil && !errors.Is(err, chunkstore.ErrNotExist):
 		return nil, false, err
 	}
-	retry.MaxElapsed = given(c, "retry").Duration("retry")
+	retry.MaxElapsed = patience
 	return chunkstore.Retry(b, retry), exists, nil
 }
 
