@@ -129,7 +129,7 @@ func (r *Repository) metaPack(ctx context.Context, p *indexedPack) (openMeta, er
 // also one that refs yields, ends the reading. Close must be called; it stops the work behind.
 func (r *Repository) Read(ctx context.Context, refs iter.Seq2[Ref, error]) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
-	rd := &reader{windows: make(chan window, 1), cancel: cancel}
+	rd := &reader{windows: make(chan window, 1), cancel: cancel, ended: ctx.Err}
 	rd.wg.Go(func() {
 		defer close(rd.windows)
 		r.readAhead(ctx, refs, rd.windows)
@@ -147,6 +147,7 @@ type window struct {
 type reader struct {
 	windows chan window
 	cancel  context.CancelFunc
+	ended   func() error // why there may be no more windows although the refs have not ended
 	wg      sync.WaitGroup
 	win     window
 	cur     []byte
@@ -173,7 +174,7 @@ func (rd *reader) next() {
 		}
 		var ok bool
 		if rd.win, ok = <-rd.windows; !ok {
-			rd.err = io.EOF
+			rd.err = cmp.Or(rd.ended(), io.EOF)
 		}
 		return
 	}

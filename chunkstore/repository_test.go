@@ -390,3 +390,38 @@ func TestReadPieces(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// A reading that is cancelled does not look like one that has come to its end.
+func TestReadCancelled(t *testing.T) {
+	r := newRepository(t, mem.New(mem.Options{}), chunkstore.Options{})
+	s, err := r.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs, err := s.Split(t.Context(), chunkstore.Data, bytes.NewReader(noise(7, 100_000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), "test", nothing, chunkstore.Stream{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		rd := r.Read(ctx, func(yield func(chunkstore.Ref, error) bool) {
+			for _, ref := range refs {
+				if !yield(ref, nil) {
+					return
+				}
+			}
+		})
+		if b, err := io.ReadAll(rd); err == nil {
+			t.Errorf("%d bytes and no error", len(b))
+		} else if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if err := rd.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
