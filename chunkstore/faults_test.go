@@ -19,6 +19,14 @@ var wild = map[string]func(chunkstore.Backend) chunkstore.Backend{
 	"ignored":     storetest.IgnoresCondition,
 }
 
+// kinds returns all of them, or with -short those that take different ways to commit.
+func kinds() map[string]func(chunkstore.Backend) chunkstore.Backend {
+	if !testing.Short() {
+		return wild
+	}
+	return map[string]func(chunkstore.Backend) chunkstore.Backend{"conditional": wild["conditional"], "unsupported": wild["unsupported"]}
+}
+
 // afterwards verifies what must hold after a backup of content ended somehow: the snapshot before
 // is intact, the new one absent or complete (and complete if the backup said so), a check finds
 // nothing, and the next backup succeeds.
@@ -57,7 +65,7 @@ func seeded(t *testing.T) (*mem.Store, []byte) {
 func TestEveryCallFails(t *testing.T) {
 	base, before := seeded(t)
 	content := slices.Concat(before[:100_000], noise(21, 300_000))
-	for name, kind := range wild {
+	for name, kind := range kinds() {
 		for _, after := range []bool{false, true} {
 			failures := 0
 			for n := 1; ; n++ {
@@ -83,7 +91,7 @@ func TestEveryCallFails(t *testing.T) {
 func TestCrashAfterEveryWrite(t *testing.T) {
 	base, before := seeded(t)
 	content := slices.Concat(before[:100_000], noise(22, 300_000))
-	for name, kind := range wild {
+	for name, kind := range kinds() {
 		for n := 0; ; n++ {
 			store := base.Clone()
 			c := &storetest.Crash{After: n}

@@ -18,8 +18,9 @@ import (
 )
 
 var (
-	cheap    = crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
-	password = crypto.Passphrase([]byte("correct horse"))
+	cheap = crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
+	// A key file costs nothing to try, unlike a passphrase, and these tests open often.
+	password = crypto.KeyFile(crypto.NewKeyFile())
 )
 
 func newRepository(t testing.TB, b chunkstore.Backend, opts chunkstore.Options) *chunkstore.Repository {
