@@ -74,8 +74,10 @@ type engineHost struct {
 	image  string
 }
 
-// onEngines runs a test against every engine there is, in parallel.
+// onEngines runs a test against every engine there is, beside other tests: most of its time is the
+// engines'.
 func onEngines(t *testing.T, test func(t *testing.T, h *engineHost)) {
+	t.Parallel()
 	for _, h := range dockertest.Engines(t) {
 		t.Run(h.Name, func(t *testing.T) {
 			t.Parallel()

@@ -15,8 +15,12 @@ import (
 // lets them go itself.
 const guardSlack = 5 * time.Second
 
-// guardTime bounds the guard's answer to one message.
-const guardTime = 10 * time.Second
+const (
+	// guardTime bounds the guard's answer to one message.
+	guardTime = 10 * time.Second
+	// guardStart bounds its start; it has to reach the engine first. Nothing is held yet.
+	guardStart = time.Minute
+)
 
 // Guard is a process of its own, in a session of its own, that lets containers go when this process
 // cannot: it was killed, or it stands still itself. It learns what is going to be held before it
@@ -88,7 +92,7 @@ func startGuardProcess(argv, env []string) (*guardProcess, error) {
 		defer close(p.gone)
 		_ = cmd.Wait() // its answers tell how it fares
 	}()
-	if err := p.await(); err != nil {
+	if err := p.await(guardStart); err != nil {
 		_ = cmd.Process.Kill() // it holds nothing yet
 		return nil, errors.Join(fmt.Errorf("start guard: %w", err), p.close())
 	}
@@ -143,12 +147,12 @@ func (p *guardProcess) tell(m guardMessage) error {
 	if _, err := p.to.Write(append(line, '\n')); err != nil {
 		return err
 	}
-	return p.await()
+	return p.await(guardTime)
 }
 
 // await reads one answer.
-func (p *guardProcess) await() error {
-	if err := p.from.SetReadDeadline(time.Now().Add(guardTime)); err != nil {
+func (p *guardProcess) await(limit time.Duration) error {
+	if err := p.from.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	var a guardAnswer
