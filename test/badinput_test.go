@@ -629,9 +629,9 @@ func TestBadOddNames(t *testing.T) {
 			t.Errorf("%s: dump: %q", name, out)
 		}
 		for _, m := range []machine{all["E20"], home} {
-			as := badPrefix + "-odd_as"
-			m.wipe(t, as)
-			t.Cleanup(func() { m.wipe(t, as) })
+			as, images := badPrefix+"-odd_as", badPrefix+"-odd" // what the odd name becomes as an image's
+			m.wipe(t, images)
+			t.Cleanup(func() { m.wipe(t, images) })
 			w.ok(t, "restore", "--host", m.Host.Host, "--as", as, name)
 			if got := m.mark(t, as); got != "first" {
 				t.Errorf("%s: as %s: %q", m.Name, as, got)
