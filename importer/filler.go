@@ -45,21 +45,16 @@ func (r *restorer) fillThroughEngine(ctx context.Context, source string, content
 		err = errors.Join(err, r.engine.RemoveContainer(ctx, id))
 	}()
 	tree := archive.OpenTree(ctx, r.repo, content.Records)
-	pr, pw := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		lost, err := archive.WriteTar(ctx, tree, pw, opts)
-		pw.CloseWithError(err)
-		for _, l := range lost {
-			r.res.note(what+": "+l.Path, l.Why)
-		}
-		written <- err
-	}()
-	err = r.engine.PutArchive(ctx, id, fillTarget, m.reader(pr, what))
-	pr.CloseWithError(errors.New("the engine reads no further"))
-	if werr := <-written; err != nil {
-		err = errors.Join(err, werr)
-	}
+	err = pipe(
+		func(w io.Writer) error {
+			lost, err := archive.WriteTar(ctx, tree, w, opts)
+			for _, l := range lost {
+				r.res.note(what+": "+l.Path, l.Why)
+			}
+			return err
+		},
+		func(pr io.Reader) error { return r.engine.PutArchive(ctx, id, fillTarget, m.reader(pr, what)) },
+	)
 	return errors.Join(err, tree.Close())
 }
 

@@ -214,20 +214,10 @@ func (r *restorer) load(ctx context.Context, all []incoming) error {
 
 // loadArchive streams an archive of images into an engine.
 func loadArchive(ctx context.Context, e ImageStore, images []sending, open openLayer) error {
-	pr, pw := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := writeArchive(ctx, pw, images, open)
-		pw.CloseWithError(err)
-		written <- err
-	}()
-	err := e.Load(ctx, pr)
-	pr.CloseWithError(errors.New("the engine reads no further"))
-	if werr := <-written; werr != nil && err != nil {
-		// Whichever broke off first, the other failed for it.
-		return errors.Join(err, werr)
-	}
-	return err
+	return pipe(
+		func(w io.Writer) error { return writeArchive(ctx, w, images, open) },
+		func(r io.Reader) error { return e.Load(ctx, r) },
+	)
 }
 
 // accept holds the images that arrived under refs against what was sent and names them.

@@ -190,6 +190,9 @@ func (p *planner) notes() {
 			p.note("network "+old, "is no network of the system")
 		}
 	}
+	if p.target.Facts.UserNS && (len(p.volumes) > 0 || len(p.binds) > 0) {
+		p.note("engine", "maps the users of containers to others on its host: owners of files in volumes and binds are those of the snapshot, unmapped")
+	}
 	for _, problem := range p.sys.Problems {
 		p.note(problem.Where, "not in the snapshot: %s", problem.What)
 	}

@@ -226,14 +226,6 @@ func shortVolume(name string) string {
 	return name
 }
 
-// Bytes is the content that the plan writes to the target.
-func (p *Plan) Bytes() (n int64) {
-	for _, s := range p.Steps {
-		n += s.Bytes
-	}
-	return n
-}
-
 func formatBytes(n int64) string {
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -29,6 +30,29 @@ func (p *planner) planVolumes() {
 			p.volumes = append(p.volumes, j)
 		}
 		p.placeVolume(v.Name, j.name)
+	}
+	p.undescribedVolumes()
+}
+
+// undescribedVolumes sees to volumes that containers mount and the snapshot does not describe. The
+// engine makes an empty one where there is none.
+func (p *planner) undescribedVolumes() {
+	seen := make(map[string]bool)
+	for _, v := range p.sys.Volumes {
+		seen[v.Name] = true
+	}
+	for _, j := range p.containers {
+		for _, m := range j.container.Mounts {
+			if m.Type != "volume" || seen[m.Name] || j.action == Skip {
+				continue
+			}
+			seen[m.Name] = true
+			name := p.names.volume(snapshot.Volume{Name: m.Name, Anonymous: m.Anonymous})
+			p.placeVolume(m.Name, name)
+			if _, there := existing(p.target.Names.Volumes, name); !there {
+				p.note("volume "+name, "is not in the snapshot: it will be empty")
+			}
+		}
 	}
 }
 
@@ -167,6 +191,30 @@ func (p *planner) planNetworks() {
 			continue
 		}
 		p.planNetwork(n, p.made(uses))
+	}
+	p.undescribedNetworks()
+}
+
+// predefined are the networks that every engine has.
+var predefined = []string{"bridge", "host", "none", "default"}
+
+// undescribedNetworks sees to networks that containers join and the snapshot does not describe.
+func (p *planner) undescribedNetworks() {
+	for i := range p.containers {
+		j := &p.containers[i]
+		for _, name := range j.container.Networks {
+			described := slices.ContainsFunc(p.sys.Networks, func(n snapshot.Network) bool { return n.Name == name })
+			if described || j.action == Skip || slices.Contains(predefined, name) {
+				continue
+			}
+			now := cmp.Or(p.opts.Networks[name], name)
+			if now != name {
+				j.place.Networks[name] = now
+			}
+			if _, there := existing(p.target.Names.Networks, now); !there {
+				p.clash(KindNetwork, now, "create it, or --network OLD:NEW to one that is there", "is neither in the snapshot nor there")
+			}
+		}
 	}
 }
 

@@ -57,6 +57,7 @@ func TestPlan(t *testing.T) {
 		target importer.Target
 		opts   importer.Options
 		change func(*importer.Target)
+		snap   func(*snapshot.Snapshot)
 	}{
 		{name: "empty", target: empty()},
 		{name: "no-start", target: empty(), opts: importer.Options{NoStart: true}},
@@ -90,6 +91,10 @@ func TestPlan(t *testing.T) {
 		{name: "other-machine", target: empty(), change: func(t *importer.Target) { t.Facts.Arch = "aarch64" }},
 		{name: "remote", target: empty(), change: func(t *importer.Target) { t.Facts.Local, t.Paths = false, nil }},
 		{name: "remote-replace", target: home(snap), opts: importer.Options{Replace: true}, change: func(t *importer.Target) { t.Facts.Local, t.Paths = false, nil }},
+		{name: "undescribed", snap: func(s *snapshot.Snapshot) {
+			s.System.Volumes, s.System.Networks = s.System.Volumes[:1], s.System.Networks[:1]
+			s.System.Problems = []snapshot.Problem{{Where: "volume x", What: "no such driver"}}
+		}, target: home(snap), opts: importer.Options{As: "test", SkipExisting: true, Ports: map[string]string{"8080": "", "8443": "-"}}},
 		{name: "replace-rm", target: home(snap), opts: importer.Options{Replace: true}, change: func(t *importer.Target) {
 			t.Containers = slices.Clone(t.Containers)
 			t.Containers[0].Inspect = []byte(`{"HostConfig":{"AutoRemove":true}}`)
@@ -105,6 +110,11 @@ func TestPlan(t *testing.T) {
 			target := tt.target
 			if tt.change != nil {
 				tt.change(&target)
+			}
+			snap := snap
+			if tt.snap != nil {
+				snap = shop(t)
+				tt.snap(snap)
 			}
 			plan, err := importer.NewPlan(snap, target, tt.opts)
 			var clash *importer.ClashError
