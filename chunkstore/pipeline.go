@@ -32,6 +32,7 @@ type pipeline struct {
 	jobs    chan job
 	workers errgroup.Group
 	uploads errgroup.Group
+	sending sync.WaitGroup // the same, to be waited for in between
 	buffers sync.Pool
 
 	mu   sync.Mutex
@@ -122,7 +123,9 @@ func packKind(k Kind) Kind {
 // upload seals, verifies and stores a pack behind the caller's back; it blocks while too many are
 // under way.
 func (p *pipeline) upload(b *packBuilder) {
+	p.sending.Add(1)
 	p.uploads.Go(func() error {
+		defer p.sending.Done()
 		if err := p.store(b); err != nil {
 			p.s.fail(err)
 			return err
@@ -151,6 +154,21 @@ func (p *pipeline) store(b *packBuilder) error {
 	}
 	s.uploaded(pack, b.entries)
 	return nil
+}
+
+// settle waits until no upload is under way. Nothing may be submitted meanwhile.
+func (p *pipeline) settle(ctx context.Context) error {
+	idle := make(chan struct{})
+	go func() {
+		p.sending.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return p.s.err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // flush sends off what is in the open packs and waits until everything submitted is durable.

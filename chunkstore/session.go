@@ -185,6 +185,10 @@ func (s *Session) Save(ctx context.Context, kind Kind, plain []byte) (ID, error)
 	return id, s.pipe.submit(ctx, kind, id, plain)
 }
 
+// Settle waits until nothing is being uploaded, so that the next 100 MiB or so of chunks can be saved
+// without waiting for the store: before a time that must be short. Nothing may be saved meanwhile.
+func (s *Session) Settle(ctx context.Context) error { return s.pipe.settle(ctx) }
+
 // SetNamed stores value under name, so that Named finds it by the name alone. The first value
 // that a repository gets under a name may stay: all values under one name must serve equally.
 func (s *Session) SetNamed(ctx context.Context, name string, value []byte) (ID, error) {

@@ -90,6 +90,10 @@ func (x *export) copyHeld(ctx context.Context) error {
 			q.within = x.o.MaxStop
 		}
 	}
+	// What is read while containers stand must not wait for what was read before to be uploaded.
+	if err := x.session.Settle(ctx); err != nil {
+		return err
+	}
 	sys := &x.snap.System
 	x.notify("pause", "system "+sys.Name)
 	h, err := q.hold(ctx, x.plan.Holds)
