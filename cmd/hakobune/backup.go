@@ -93,7 +93,7 @@ func (p *program) backup(c *cli.Context) error {
 	var errs []error
 	for _, sys := range systems {
 		if err := p.backupOne(c, repo, engine, sys, opts); err != nil {
-			errs = append(errs, fmt.Errorf("backup of %s: %w", sys.Name, err))
+			errs = append(errs, err)
 		}
 		if c.Context.Err() != nil {
 			break
@@ -228,6 +228,9 @@ func (p *program) showBackupPlan(c *cli.Context, plan *exporter.Plan) error {
 				way = t.Ways[0]
 			}
 			fmt.Fprintf(p.out, "  %-10s  %s, by %s\n", t.Kind, t.Name, way)
+		}
+		for _, h := range plan.Hooks {
+			fmt.Fprintf(p.out, "  command     %v\n", h)
 		}
 		for _, h := range plan.Holds {
 			fmt.Fprintf(p.out, "  hold        %s by %s\n", h.Name, h.Mode)

@@ -176,8 +176,11 @@ func (p *program) restored(c *cli.Context, snap *snapshot.Snapshot, r *importer.
 		p.showPlan(c, r.Plan)
 	}
 	if err != nil {
-		if len(r.Left) > 0 && !isSet(c, "json") {
+		switch {
+		case len(r.Left) > 0 && !isSet(c, "json"):
 			fmt.Fprintf(p.err, "left on this host:\n  %s\n", strings.Join(r.Left, "\n  "))
+		case clash == nil && r.Plan != nil:
+			p.note(c, "the restore failed; what it had made on this host was removed again")
 		}
 		return clashHint(err)
 	}
