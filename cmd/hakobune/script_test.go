@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
 )
 
 func TestMain(m *testing.M) {
@@ -23,6 +25,27 @@ func TestScript(t *testing.T) {
 			e.Setenv("XDG_STATE_HOME", e.WorkDir+"/state")
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
 			e.Setenv("DOCKER_HOST", "unix://"+e.WorkDir+"/no-engine.sock")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},
+	})
+}
+
+// Scripts for which an engine is there. Names on it begin with $SYSTEM, which is removed afterwards.
+func TestEngineScript(t *testing.T) {
+	h := dockertest.Engines(t)[0]
+	system, image := dockertest.Prefix(t, h), dockertest.Busybox(t, h)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/engine",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			for k, v := range map[string]string{
+				"HAKOBUNE_PASSWORD": "ship in a bottle", "HAKOBUNE_REPOSITORY": e.WorkDir + "/repo",
+				"XDG_STATE_HOME": e.WorkDir + "/state", "XDG_CACHE_HOME": e.WorkDir + "/cache",
+				"DOCKER_HOST": h.Host, "SYSTEM": system, "IMAGE": image,
+			} {
+				e.Setenv(k, v)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},
