@@ -36,6 +36,8 @@ type fakeEngine struct {
 	containers map[string]*fakeContainer
 	next       int
 
+	states func(name string, asked int) snapshot.State // nil: as it is
+	asked  map[string]int
 	puller func(ref string) (id string, layers []string, err error) // nil: the engine reaches no registry
 	fault  func(call string) error                                  // nil: none; called before each call takes effect
 }
@@ -46,6 +48,7 @@ type fakeContainer struct {
 	Name, State, Image string
 	Mounts             []snapshot.Mount
 	Inspect            string
+	Place              snapshot.Placement
 }
 
 var _ importer.Engine = (*fakeEngine)(nil)
@@ -55,7 +58,7 @@ func newFake(t testing.TB) *fakeEngine {
 	return &fakeEngine{
 		facts: snapshot.Facts{Engine: snapshot.Engine{OS: "linux", Arch: "amd64"}, Local: true},
 		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{},
-		volumes: map[string]bool{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
+		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
 	}
 }
 
@@ -391,7 +394,7 @@ func (f *fakeEngine) CreateContainer(_ context.Context, c snapshot.Container, p 
 	if f.resolve(p.Image) == "" {
 		return "", nil, fmt.Errorf("create container %s: image %q: %w", p.Name, p.Image, snapshot.ErrMissing)
 	}
-	n := &fakeContainer{Name: p.Name, State: "created", Image: p.Image, Inspect: "{}"}
+	n := &fakeContainer{Name: p.Name, State: "created", Image: p.Image, Inspect: "{}", Place: p}
 	for _, m := range c.Mounts {
 		if to, ok := p.Volumes[m.Name]; ok {
 			m.Name = to
@@ -481,5 +484,10 @@ func (f *fakeEngine) State(_ context.Context, id string) (snapshot.State, error)
 	if err := f.call("state"); err != nil {
 		return snapshot.State{}, err
 	}
-	return snapshot.State{State: f.containers[id].State}, nil
+	c := f.containers[id]
+	if f.states == nil || c.State != "running" {
+		return snapshot.State{State: c.State}, nil
+	}
+	f.asked[c.Name]++
+	return f.states(c.Name, f.asked[c.Name]), nil
 }
