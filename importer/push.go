@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -103,6 +104,7 @@ func (s registrySink) pushCompressed(ctx context.Context, ref name.Reference, im
 	open := img.metered()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(pushJobs)
+	layerOpts := append(slices.Clip(opts), remote.WithContext(gctx))
 	for i, l := range img.oci.image.Layers {
 		g.Go(func() error {
 			r, _, err := open(gctx, l.DiffID)
@@ -110,7 +112,7 @@ func (s registrySink) pushCompressed(ctx context.Context, ref name.Reference, im
 				return err
 			}
 			layer := stream.NewLayer(r, stream.WithMediaType(types.OCILayer))
-			if err := remote.WriteLayer(ref.Context(), layer, append(opts, remote.WithContext(gctx))...); err != nil {
+			if err := remote.WriteLayer(ref.Context(), layer, layerOpts...); err != nil {
 				return err
 			}
 			d := &manifest.Layers[i]
