@@ -283,16 +283,19 @@ func (r *restorer) holder(ref string) string {
 // forMoment says that images have references only while they arrive, and returns what removes
 // these.
 func (r *restorer) forMoment(ctx context.Context, refs []string) func() {
-	for _, ref := range refs {
-		r.undo.add("image "+ref, func(ctx context.Context) error { return r.engine.Untag(ctx, ref) })
+	forget := make([]func(), len(refs))
+	for i, ref := range refs {
+		forget[i] = r.undo.add("image "+ref, func(ctx context.Context) error { return r.engine.Untag(ctx, ref) })
 	}
 	return func() {
 		ctx, cancel := steady(ctx)
 		defer cancel()
-		for _, ref := range refs {
+		for i, ref := range refs {
 			if err := r.engine.Untag(ctx, ref); err != nil {
 				r.res.note("image "+ref, "is left: "+err.Error())
+				continue
 			}
+			forget[i]()
 		}
 	}
 }

@@ -167,6 +167,9 @@ func TestKeep(t *testing.T) {
 			t.Errorf("left %q lacks %s", r.Left, want)
 		}
 	}
+	if strings.Contains(fmt.Sprint(r.Left), "incoming") {
+		t.Errorf("left %q tells of what is gone", r.Left)
+	}
 	if len(f.containers) != 4 {
 		t.Errorf("%d containers are there, want 4", len(f.containers))
 	}

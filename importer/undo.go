@@ -15,7 +15,7 @@ const undoTimeout = 5 * time.Minute
 // undoLog collects, while a restore goes on, how to take each of its steps back.
 type undoLog struct {
 	mu    sync.Mutex
-	steps []undoStep
+	steps []*undoStep
 }
 
 type undoStep struct {
@@ -23,12 +23,18 @@ type undoStep struct {
 	undo func(context.Context) error
 }
 
-// add registers the inverse of a step that has just been taken. It may be called from several
-// goroutines at once.
-func (u *undoLog) add(what string, undo func(context.Context) error) {
+// add registers the inverse of a step that has just been taken, and returns what to call if that
+// has been taken back already. It may be called from several goroutines at once.
+func (u *undoLog) add(what string, undo func(context.Context) error) (forget func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.steps = append(u.steps, undoStep{what, undo})
+	step := &undoStep{what, undo}
+	u.steps = append(u.steps, step)
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.steps = slices.DeleteFunc(u.steps, func(s *undoStep) bool { return s == step })
+	}
 }
 
 // run takes all steps back, the last one first, also after ctx has ended. A step that cannot be
