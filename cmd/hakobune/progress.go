@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -84,38 +85,48 @@ func throttled(every time.Duration, show func(snapshot.Event)) progress {
 
 // bars shows a bar for each phase that is under way. Phases without a known size count up.
 func (p *program) bars() progress {
-	container := mpb.New(mpb.WithOutput(p.err), mpb.WithWidth(60), mpb.WithRefreshRate(150*time.Millisecond))
+	container := mpb.New(mpb.WithOutput(p.err), mpb.WithWidth(60), mpb.WithRefreshRate(150*time.Millisecond), mpb.WithAutoRefresh())
 	var mu sync.Mutex
-	bars := map[string]*mpb.Bar{}
-	what := map[string]string{}
+	phases := map[string]*phase{}
 	return progress{
 		stop: func() {
 			mu.Lock()
-			for _, b := range bars {
-				b.SetTotal(-1, true)
+			defer mu.Unlock()
+			for _, ph := range phases {
+				ph.bar.SetTotal(-1, true)
 			}
-			mu.Unlock()
 			container.Wait()
 		},
 		show: func(e snapshot.Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			what[e.Phase] = e.What
-			b := bars[e.Phase]
-			if b == nil {
-				b = container.AddBar(0, phaseBar(e.Phase, func() string {
-					mu.Lock()
-					defer mu.Unlock()
-					return what[e.Phase]
-				})...)
-				bars[e.Phase] = b
+			ph := phases[e.Phase]
+			if ph == nil {
+				ph = &phase{}
+				ph.bar = container.AddBar(0, phaseBar(e.Phase, ph.text)...)
+				phases[e.Phase] = ph
 			}
+			ph.what.Store(&e.What)
 			if e.Total > 0 {
-				b.SetTotal(e.Total, false)
+				ph.bar.SetTotal(e.Total, false)
 			}
-			b.SetCurrent(e.Done)
+			ph.bar.SetCurrent(e.Done)
 		},
 	}
+}
+
+// phase is one bar. What it is about is read while bars are drawn, when whoever shows an event may be
+// waiting for the drawing: so no lock is shared.
+type phase struct {
+	bar  *mpb.Bar
+	what atomic.Pointer[string]
+}
+
+func (p *phase) text() string {
+	if s := p.what.Load(); s != nil {
+		return *s
+	}
+	return ""
 }
 
 func phaseBar(phase string, what func() string) []mpb.BarOption {
