@@ -25,7 +25,7 @@ func newSmall(t testing.TB, m machine, name string) small {
 	t.Cleanup(func() { m.wipe(t, s.name) })
 	m.docker(t, "run", "-d", "--name", s.name, "-v", s.name+"-data:/data", s.image, "sh", "-c",
 		`mkdir -p /own; for f in /own/noise /data/noise; do [ -e $f ] || head -c 3000000 /dev/urandom >$f; done
-		 i=0; while :; do i=$((i+1)); echo $i >/data/n.new; mv /data/n.new /data/n; echo $i >/own/n.new; mv /own/n.new /own/n; done`)
+		 i=0; while :; do i=$((i+1)); echo $i >/data/n.new; mv /data/n.new /data/n; echo $i >/own/n.new; mv /own/n.new /own/n; sleep 0.01; done`)
 	for range 100 {
 		if _, err := m.try("exec", s.name, "test", "-e", "/own/n"); err == nil {
 			break
