@@ -501,7 +501,7 @@ func TestBadBucketGone(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit %d", code)
 	}
-	for _, word := range []string{"backup of " + name, server.Endpoint, "connection refused", "hint: "} {
+	for _, word := range []string{"back up " + name, server.Endpoint, "connection refused", "hint: "} {
 		if !strings.Contains(said(), word) {
 			t.Errorf("does not say %q:\n%s", word, said())
 		}
