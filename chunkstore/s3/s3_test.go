@@ -20,9 +20,10 @@ func TestContract(t *testing.T) {
 		start func(testing.TB) *testserver.Server
 		weak  []storetest.Weakness
 	}{
-		"MinIO":     {start: testserver.MinIO},
-		"MinIOTLS":  {start: testserver.MinIOTLS},
-		"VersityGW": {start: testserver.VersityGW},
+		"MinIO":    {start: testserver.MinIO},
+		"MinIOTLS": {start: testserver.MinIOTLS},
+		// It removes the directories above a deleted object, and refuses (409) a put that needs one just then.
+		"VersityGW": {start: testserver.VersityGW, weak: []storetest.Weakness{storetest.Busy}},
 		"Swift":     {start: testserver.Swift},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,6 +15,9 @@ import (
 
 func (s suite) concurrent(t *testing.T) {
 	b := s.open(t)
+	if s.weak[Busy] {
+		b = chunkstore.Retry(b, chunkstore.RetryOptions{Initial: 10 * time.Millisecond, MaxElapsed: time.Minute})
+	}
 	g, ctx := errgroup.WithContext(t.Context())
 	for i := range 8 {
 		g.Go(func() error {

@@ -32,6 +32,8 @@ const (
 	NotAtomic Weakness = iota
 	// LateListing: listings may lag behind writes and deletes by some seconds.
 	LateListing
+	// Busy: a Put beside a Delete of a neighbour may fail, and succeeds when it is repeated.
+	Busy
 )
 
 // Run holds the backends that open returns to the contract. Every call of open must give an empty
