@@ -40,9 +40,14 @@ type packBuilder struct {
 	entries []packEntry
 }
 
-func newPackBuilder(kind Kind) *packBuilder {
-	return &packBuilder{kind: kind, buf: make([]byte, 0, packTarget(kind)+packTarget(kind)/16)}
+// newPackBuilder begins a pack in buf's memory.
+func newPackBuilder(kind Kind, buf []byte) *packBuilder {
+	return &packBuilder{kind: kind, buf: buf[:0]}
 }
+
+// packRoom is how much memory a pack of the target's size takes with padding and table, open or
+// sealed.
+func packRoom(kind Kind) int { return packTarget(kind) + packTarget(kind)/16 }
 
 func packTarget(kind Kind) int {
 	if kind == Data {
@@ -147,7 +152,12 @@ func openPack(keys *crypto.Keys, ref PackRef, object []byte) ([]byte, []packEntr
 	if sha256.Sum256(object) != ref.ID {
 		return nil, nil, fmt.Errorf("%w: pack's bytes do not match its name", crypto.ErrDamaged)
 	}
-	plain, err := keys.Open(ref.sealType(), ref.sealName(), object)
+	return openNamed(keys, ref, object, nil)
+}
+
+// openNamed is openPack of an object whose name was just made of its bytes, into buf's memory.
+func openNamed(keys *crypto.Keys, ref PackRef, object, buf []byte) ([]byte, []packEntry, error) {
+	plain, err := keys.OpenTo(buf, ref.sealType(), ref.sealName(), object)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,16 +165,19 @@ func openPack(keys *crypto.Keys, ref PackRef, object []byte) ([]byte, []packEntr
 	return plain, entries, err
 }
 
-// sealPack seals a finished pack and proves, from the sealed bytes alone, that every chunk comes
-// back: klauspost zstd has corrupted data twice in restic's history, and memory errs too.
-func sealPack(keys *crypto.Keys, coder *coder, kind Kind, w crypto.WriterID, b *packBuilder) (PackRef, []byte, error) {
-	ref := PackRef{Kind: kind, Writer: w}
-	object, err := keys.Seal(ref.sealType(), ref.sealName(), b.finish())
+// sealPack seals a finished pack in buf's memory and proves, from the sealed bytes alone, that every
+// chunk comes back: klauspost zstd has corrupted data twice in restic's history, and memory errs too.
+// The builder's own memory serves for that, so its chunks are gone; its entries stay.
+func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder, buf []byte) (PackRef, []byte, error) {
+	ref := PackRef{Kind: b.kind, Writer: w}
+	b.buf = b.finish()
+	object, err := keys.SealTo(buf, ref.sealType(), ref.sealName(), b.buf)
 	if err != nil {
 		return ref, nil, err
 	}
 	ref.ID = sha256.Sum256(object)
-	plain, entries, err := openPack(keys, ref, object)
+	clear(b.buf)
+	plain, entries, err := openNamed(keys, ref, object, b.buf)
 	if err != nil {
 		return ref, nil, fmt.Errorf("verify before upload: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func samplePack() []byte {
-	b := newPackBuilder(Data)
+	b := newPackBuilder(Data, nil)
 	b.add(packEntry{id: ID{1}, kind: Data, codec: raw, plain: 3}, []byte("abc"))
 	b.add(packEntry{id: ID{2}, kind: Data, codec: zstdFast, plain: 900}, []byte("compressed"))
 	return b.finish()

@@ -13,8 +13,9 @@ import (
 // The write pipeline: submit → encode (workers) → pack (openPacks open at a time) → seal, verify,
 // upload (uploaders). Every stage is bounded, so a slow store holds back the reading of files.
 //
-// Memory: workers x (MaxChunk + its encoding) + (openPacks + 3 x uploaders) x 32 MiB, where an
-// uploader holds the plaintext, the sealed object, and the plaintext opened again.
+// Memory: workers x (MaxChunk + its encoding) + (openPacks + 2 x uploaders) x 34 MiB, where an
+// uploader holds the sealed object and, until that is verified, its plaintext. All of it is used again:
+// with packs of this size the collector would otherwise do nothing else.
 const (
 	openPacks = 2 // chunks go to one of them at random, so that a pack's size tells little
 	uploaders = 2
@@ -34,6 +35,7 @@ type pipeline struct {
 	uploads errgroup.Group
 	sending sync.WaitGroup // the same, to be waited for in between
 	buffers sync.Pool
+	packs   map[Kind]*sync.Pool // memory of packs, open or sealed
 
 	mu   sync.Mutex
 	open map[Kind]*[openPacks]*packBuilder
@@ -47,12 +49,17 @@ func newPipeline(s *Session) *pipeline {
 		s: s, jobs: make(chan job), finished: make(chan struct{}),
 		open:    map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
+		packs:   map[Kind]*sync.Pool{Data: packBuffers(Data), Meta: packBuffers(Meta)},
 	}
 	p.uploads.SetLimit(uploaders)
 	for range runtime.GOMAXPROCS(0) {
 		p.workers.Go(p.work)
 	}
 	return p
+}
+
+func packBuffers(kind Kind) *sync.Pool {
+	return &sync.Pool{New: func() any { return new(make([]byte, 0, packRoom(kind))) }}
 }
 
 // submit hands over a copy of plain. It blocks until a worker takes it.
@@ -103,7 +110,7 @@ func (p *pipeline) pack(e packEntry, encoded []byte) {
 	if full != nil && full.fits(len(encoded)) {
 		full = nil
 	} else {
-		*slot = newPackBuilder(kind)
+		*slot = newPackBuilder(kind, *p.packs[kind].Get().(*[]byte))
 	}
 	(*slot).add(e, encoded)
 	p.mu.Unlock()
@@ -136,10 +143,15 @@ func (p *pipeline) upload(b *packBuilder) {
 
 func (p *pipeline) store(b *packBuilder) error {
 	s, r := p.s, p.s.repo
-	ref, object, err := sealPack(r.keys, r.coder, b.kind, s.writer, b)
+	buffers := p.packs[b.kind]
+	buf := buffers.Get().(*[]byte)
+	ref, object, err := sealPack(r.keys, r.coder, s.writer, b, *buf)
 	if err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
+	*buf = object
+	defer buffers.Put(buf)
+	buffers.Put(&b.buf)
 	if err := r.backend.Put(s.ctx, ref.Name(), object); err != nil {
 		return fmt.Errorf("store pack: %w", err)
 	}

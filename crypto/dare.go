@@ -64,13 +64,13 @@ func encrypt(dst, plain []byte, key secret, random io.Reader) error {
 	return nil
 }
 
-// decrypt returns the plaintext of a whole stream.
-func decrypt(stream []byte, key secret) ([]byte, error) {
+// decrypt returns the plaintext of a whole stream, in buf's memory where that suffices.
+func decrypt(buf, stream []byte, key secret) ([]byte, error) {
 	size, ok := streamPlain(int64(len(stream)))
 	if !ok {
 		return nil, fmt.Errorf("%d bytes are no DARE stream", len(stream))
 	}
-	plain, err := sio.DecryptBuffer(make([]byte, 0, size), stream, dareConfig(key))
+	plain, err := sio.DecryptBuffer(within(buf, size)[:0], stream, dareConfig(key))
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,7 @@ import "io"
 
 // SealWith is Keys.Seal with a source of randomness of the test's own.
 func SealWith(k *Keys, random io.Reader, t Type, name string, plain []byte) ([]byte, error) {
-	return k.seal(random, t, name, plain)
+	return k.seal(nil, random, t, name, plain)
 }
 
 // MasterOf returns the master secret with the given bytes.

@@ -97,20 +97,27 @@ func packageSpan(plainSize, off, n int64) (first, end int64) {
 // the stored name is the hash of the stored bytes it cannot be part of it. Sealing the same plain
 // again gives another object.
 func (k *Keys) Seal(t Type, name string, plain []byte) ([]byte, error) {
-	object, err := k.seal(rand.Reader, t, name, plain)
+	return k.SealTo(nil, t, name, plain)
+}
+
+// SealTo is Seal into buf's memory, from its beginning, where that suffices. buf must not overlap
+// plain.
+func (k *Keys) SealTo(buf []byte, t Type, name string, plain []byte) ([]byte, error) {
+	object, err := k.seal(buf, rand.Reader, t, name, plain)
 	if err != nil {
 		return nil, fmt.Errorf("seal %v object %q: %w", t, name, err)
 	}
 	return object, nil
 }
 
-// seal is Seal with a source of randomness: first the salt, then the stream's nonce.
-func (k *Keys) seal(random io.Reader, t Type, name string, plain []byte) ([]byte, error) {
+// seal is SealTo with a source of randomness: first the salt, then the stream's nonce.
+func (k *Keys) seal(buf []byte, random io.Reader, t Type, name string, plain []byte) ([]byte, error) {
 	if len(plain) == 0 {
 		return nil, errors.New("empty plaintext")
 	}
-	object := make([]byte, SealedSize(int64(len(plain))))
+	object := within(buf, SealedSize(int64(len(plain))))
 	header := object[:HeaderSize]
+	clear(header)
 	copy(header, magic)
 	header[offVersion] = objectVersion
 	header[offType] = byte(t)
@@ -135,14 +142,28 @@ func (k *Keys) seal(random io.Reader, t Type, name string, plain []byte) ([]byte
 // that k does not hold, or ErrNewer where it names a version, scheme or flag that is not known. (The
 // last two can be damage as well: a header can only be verified by whoever understands it.)
 func (k *Keys) Open(t Type, name string, object []byte) ([]byte, error) {
-	plain, err := k.open(t, name, object)
+	return k.OpenTo(nil, t, name, object)
+}
+
+// OpenTo is Open into buf's memory, from its beginning, where that suffices. buf must not overlap
+// object. After an error buf may hold parts of the plaintext.
+func (k *Keys) OpenTo(buf []byte, t Type, name string, object []byte) ([]byte, error) {
+	plain, err := k.open(buf, t, name, object)
 	if err != nil {
 		return nil, fmt.Errorf("open %v object %q: %w", t, name, err)
 	}
 	return plain, nil
 }
 
-func (k *Keys) open(t Type, name string, object []byte) ([]byte, error) {
+// within returns size bytes of buf's memory, or new ones if it has less.
+func within(buf []byte, size int64) []byte {
+	if int64(cap(buf)) < size {
+		return make([]byte, size)
+	}
+	return buf[:size]
+}
+
+func (k *Keys) open(buf []byte, t Type, name string, object []byte) ([]byte, error) {
 	if len(object) < HeaderSize {
 		return nil, fmt.Errorf("%w: %d bytes are less than a header", ErrDamaged, len(object))
 	}
@@ -150,7 +171,7 @@ func (k *Keys) open(t Type, name string, object []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := decrypt(object[HeaderSize:], key)
+	plain, err := decrypt(buf, object[HeaderSize:], key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}

@@ -70,7 +70,7 @@ func (x *export) copyRunning(ctx context.Context, hooks func() error, commands b
 			}
 		}
 		again := n == 1 && commands
-		if !again && (took < quickPass || n > 1 && x.read.Load()-read < fewBytes) {
+		if !again && (took < quickPass || x.read.Load()-read < fewBytes) {
 			break
 		}
 	}
@@ -147,7 +147,7 @@ func (x *export) pass(ctx context.Context, phase string, other bool) error {
 			continue
 		}
 		g.Go(func() error {
-			err := s.pass(gctx, x.session, passOptions{rescan: x.o.Rescan, progress: x.progress(phase, s.Where())})
+			err := s.pass(gctx, x.session, x.passOptions(phase, s))
 			if errors.As(err, &failed[i]) {
 				return nil
 			}
@@ -166,6 +166,10 @@ func (x *export) pass(ctx context.Context, phase string, other bool) error {
 	return err
 }
 
+func (x *export) passOptions(phase string, s *source) passOptions {
+	return passOptions{repo: x.repo, rescan: x.o.Rescan, progress: x.progress(phase, s.Where())}
+}
+
 // survives decides on a tree after a pass.
 func (x *export) survives(ctx context.Context, s *source, failed *treeError, phase string, other bool) (bool, error) {
 	for failed != nil {
@@ -180,7 +184,7 @@ func (x *export) survives(ctx context.Context, s *source, failed *treeError, pha
 		if failed = nil; s.way.late() {
 			break
 		}
-		if err := s.pass(ctx, x.session, passOptions{rescan: x.o.Rescan, progress: x.progress(phase, s.Where())}); !errors.As(err, &failed) && err != nil {
+		if err := s.pass(ctx, x.session, x.passOptions(phase, s)); !errors.As(err, &failed) && err != nil {
 			return false, err
 		}
 	}

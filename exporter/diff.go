@@ -108,7 +108,7 @@ func (d *differ) remove(e archive.Entry, under string) string {
 // same compares two nodes of one path, the content of files too: neither size nor time tells a change
 // that took care of them.
 func (d *differ) same(ctx context.Context, o, e *archive.Entry) (bool, error) {
-	if differs(*o, *e) {
+	if o.Differs(e) {
 		return false, nil
 	}
 	if e.Type != archive.File || e.Size == 0 {

@@ -72,12 +72,15 @@ type Dir struct {
 	skip     map[string]bool
 	syscalls syscalls
 
+	ctimeTells bool // of a change of extended attributes
+
 	// Of a single file that was opened as a tree: its name, and what the name leads to. Else "".
 	file, real string
 }
 
 var (
 	_ archive.Tree        = (*Dir)(nil)
+	_ archive.StatWalker  = (*Dir)(nil)
 	_ archive.RangeOpener = (*Dir)(nil)
 )
 
@@ -115,6 +118,7 @@ func (d *Dir) open(path string) error {
 	}
 	d.root = fd
 	d.syscalls = probeSyscalls(fd)
+	d.ctimeTells = ctimeTells(fd)
 	st, err := statx(fd, ".")
 	if err != nil {
 		return errors.Join(err, d.Close())

@@ -231,6 +231,20 @@ func (d *Dir) xattrs(dir int, name string, e *archive.Entry, buf []byte) error {
 	return errors.Join(errs...)
 }
 
+// ctimeTells reports whether a directory lies on a file system that sets a node's ctime whenever an
+// extended attribute of it changes. What it holds lies there too: a walk does not pass mount points.
+func ctimeTells(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	switch int64(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
 func (d *Dir) listxattr(dir int, name string, buf []byte) (int, error) {
 	return uninterrupted(func() (int, error) {
 		if d.syscalls.listxattrat {

@@ -81,7 +81,7 @@ func (x *export) readCaught(ctx context.Context) error {
 		tree, err := x.caughtTree(ctx, s)
 		if err == nil {
 			s.tree = &tracked{Tree: tree}
-			err = s.pass(ctx, x.session, passOptions{progress: func(int64) {}})
+			err = s.pass(ctx, x.session, passOptions{repo: x.repo, progress: func(int64) {}})
 		}
 		var own *treeError
 		if err != nil && ctx.Err() == nil && (tree == nil || errors.As(err, &own)) {

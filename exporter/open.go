@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
@@ -14,12 +15,12 @@ import (
 // openSources opens every tree of the plan in the first of its ways that works. What cannot be
 // opened in any is a problem of the snapshot.
 func (x *export) openSources(ctx context.Context) error {
-	previous, err := x.previousTrees(ctx)
+	last, err := x.lastTrees(ctx)
 	if err != nil {
 		return err
 	}
 	for _, t := range x.plan.Trees {
-		x.sources = append(x.sources, &source{TreePlan: t, previous: previous[t.Where()]})
+		x.sources = append(x.sources, &source{TreePlan: t, last: last[t.Where()]})
 	}
 	helped, err := x.openByOneHelper(ctx)
 	if err != nil {
@@ -184,9 +185,9 @@ func (x *export) closeSources() {
 	}
 }
 
-// previousTrees returns the records of the trees in the newest snapshot of the system, from this
-// host if there is one, by Where. A snapshot that cannot be read only makes the copy take longer.
-func (x *export) previousTrees(ctx context.Context) (map[string]iter.Seq2[archive.Entry, error], error) {
+// lastTrees returns the trees of the newest snapshot of the system, from this host if there is one,
+// by Where. A snapshot that cannot be read only makes the copy take longer.
+func (x *export) lastTrees(ctx context.Context) (map[string]*snapshot.Archive, error) {
 	catalog, err := snapshot.ReadCatalog(ctx, x.repo)
 	if err != nil {
 		return nil, err
@@ -204,11 +205,7 @@ func (x *export) previousTrees(ctx context.Context) (map[string]iter.Seq2[archiv
 		x.o.Logger.Warn("the last snapshot cannot be read: everything is read again", "snapshot", list[0].ID, "error", err)
 		return nil, ctx.Err()
 	}
-	trees := map[string]iter.Seq2[archive.Entry, error]{}
-	for t, a := range archives(&last.System) {
-		trees[t] = archive.Records(ctx, x.repo, a.Records)
-	}
-	return trees, nil
+	return maps.Collect(archives(&last.System)), nil
 }
 
 // archives iterates over the trees that a system holds, by Where.
@@ -238,15 +235,11 @@ func archives(sys *snapshot.System) iter.Seq2[string, *snapshot.Archive] {
 // storeTrees writes the records of all trees and gives them their places in the snapshot.
 func (x *export) storeTrees(ctx context.Context) error {
 	for _, s := range x.sources {
-		a, err := s.store(ctx, x.session)
+		a, changed, err := s.store(ctx, x.session)
 		if err != nil {
 			return err
 		}
 		x.place(s, a)
-		changed, err := s.changed()
-		if err != nil {
-			return err
-		}
 		stats := &x.snap.Stats
 		stats.Changed += changed
 		stats.Files += a.Entries

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // source is a tree that is being read, in one of its ways.
 type source struct {
 	TreePlan
-	previous iter.Seq2[archive.Entry, error] // records of the last snapshot, nil: none
+	last *snapshot.Archive // of the last snapshot, nil: none
 
 	way    Way
 	tree   *tracked
@@ -61,8 +62,13 @@ func (t *tracked) failure() error {
 
 // Walk implements archive.Tree.
 func (t *tracked) Walk(ctx context.Context, fn func(archive.Entry) error) error {
+	return t.walk(fn, func(fn func(archive.Entry) error) error { return t.Tree.Walk(ctx, fn) })
+}
+
+// walk notes the error of a walk that is not of fn.
+func (t *tracked) walk(fn func(archive.Entry) error, walk func(fn func(archive.Entry) error) error) error {
 	var readers error
-	err := t.Tree.Walk(ctx, func(e archive.Entry) error {
+	err := walk(func(e archive.Entry) error {
 		readers = fn(e)
 		return readers
 	})
@@ -76,6 +82,15 @@ func (t *tracked) Walk(ctx context.Context, fn func(archive.Entry) error) error 
 func (t *tracked) Open(ctx context.Context, e archive.Entry) (archive.Content, error) {
 	c, err := t.Tree.Open(ctx, e)
 	return t.content(c, err)
+}
+
+// WalkStat implements archive.StatWalker.
+func (t *tracked) WalkStat(ctx context.Context, known func(*archive.Entry) bool, fn func(archive.Entry) error) error {
+	walker, ok := t.Tree.(archive.StatWalker)
+	if !ok {
+		return t.Walk(ctx, fn)
+	}
+	return t.walk(fn, func(fn func(archive.Entry) error) error { return walker.WalkStat(ctx, known, fn) })
 }
 
 // rangeTracked is a tracked tree whose files can be opened in the middle.
@@ -157,9 +172,12 @@ func (s *source) pass(ctx context.Context, saver archive.Saver, o passOptions) e
 	if err != nil {
 		return err
 	}
-	previous := s.previous
-	if s.spool != nil {
+	var previous iter.Seq2[archive.Entry, error]
+	switch {
+	case s.spool != nil:
 		previous = s.spool.Records()
+	case s.last != nil:
+		previous = archive.Records(ctx, o.repo, s.last.Records)
 	}
 	s.mu.Lock()
 	s.notices = nil
@@ -181,6 +199,7 @@ func (s *source) pass(ctx context.Context, saver archive.Saver, o passOptions) e
 
 // passOptions are the same for all trees of a pass.
 type passOptions struct {
+	repo     *chunkstore.Repository // of the last snapshot
 	rescan   bool
 	progress func(int64)
 }
@@ -239,29 +258,48 @@ func (s *source) describe() (problems, notes []snapshot.Problem) {
 	return problems, notes
 }
 
-// store writes the records of the last pass to the session.
-func (s *source) store(ctx context.Context, session *chunkstore.Session) (*snapshot.Archive, error) {
+// store writes the records of the last pass to the session, and counts what differs from the last
+// snapshot.
+func (s *source) store(ctx context.Context, session *chunkstore.Session) (a *snapshot.Archive, changed int64, err error) {
+	a = &snapshot.Archive{Entries: s.stats.Entries, Bytes: s.stats.Bytes}
+	if a.Records, err = s.storeRecords(ctx, session); err != nil {
+		return nil, 0, fmt.Errorf("%s: store records: %w", s.Where(), err)
+	}
+	if changed, err = s.changed(ctx, session.Repository(), a.Records); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", s.Where(), err)
+	}
+	return a, changed, nil
+}
+
+func (s *source) storeRecords(ctx context.Context, session *chunkstore.Session) (chunkstore.Stream, error) {
+	in, err := s.spool.Open()
+	if err != nil {
+		return chunkstore.Stream{}, err
+	}
+	defer in.Close()
 	out := session.NewStream(ctx)
-	enc := archive.NewEncoder(out)
-	a := &snapshot.Archive{}
-	var err error
-	for e, bad := range s.spool.Records() {
-		if err = bad; err != nil {
-			break
-		}
-		a.Entries++
-		a.Bytes += e.Size
-		if err = enc.Encode(e); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		err = enc.Close()
-	}
+	_, err = io.Copy(out, in)
 	st, finishErr := out.Finish()
-	if err = errors.Join(err, finishErr); err != nil {
-		return nil, fmt.Errorf("%s: store records: %w", s.Where(), err)
+	return st, errors.Join(err, finishErr)
+}
+
+// changed counts the entries that differ from those of the last snapshot, new and removed ones too.
+func (s *source) changed(ctx context.Context, repo *chunkstore.Repository, now chunkstore.Stream) (int64, error) {
+	if s.last == nil {
+		return s.stats.Entries, nil
 	}
-	a.Records = st
-	return a, nil
+	if now.Size == s.last.Records.Size && slices.Equal(now.Chunks, s.last.Records.Chunks) {
+		return 0, nil
+	}
+	before, err := repo.OpenStream(ctx, s.last.Records)
+	if err != nil {
+		return s.stats.Entries, ctx.Err() // a snapshot that cannot be read counts as none
+	}
+	defer before.Close()
+	in, err := s.spool.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	return archive.CountChanges(before, in)
 }

@@ -15,7 +15,13 @@ import (
 // Walk implements archive.Tree. It holds the names of the directories on the way from the root to
 // where it is, and at most openDirs of them open.
 func (d *Dir) Walk(ctx context.Context, fn func(archive.Entry) error) error {
-	w := walker{Dir: d, fn: fn, buf: make([]byte, xattrMax)}
+	return d.WalkStat(ctx, func(*archive.Entry) bool { return false }, fn)
+}
+
+// WalkStat implements archive.StatWalker. On a file system of which it is not known that a change of
+// an attribute shows in the ctime, all are read.
+func (d *Dir) WalkStat(ctx context.Context, known func(*archive.Entry) bool, fn func(archive.Entry) error) error {
+	w := walker{Dir: d, known: known, fn: fn, buf: make([]byte, xattrMax)}
 	defer w.close()
 	if err := w.begin(); err != nil {
 		return err
@@ -38,6 +44,7 @@ const openDirs = 64
 // walker is one walk.
 type walker struct {
 	*Dir
+	known func(*archive.Entry) bool
 	fn    func(archive.Entry) error
 	stack []level // from the root down
 	path  []byte  // of the last level
@@ -123,6 +130,7 @@ func (w *walker) try(dir int, name, path string) error {
 		if err := w.report(path, err); err != nil {
 			return err
 		}
+		e.CTime = archive.Time{} // what could not be read now is to be tried, and told, again
 	}
 	switch {
 	case e.Type == 0, mounted && e.Type != archive.Dir:
@@ -155,7 +163,11 @@ func (w *walker) node(dir int, name, path string) (e archive.Entry, mounted bool
 		}
 		e.Link = string(w.buf[:n])
 	}
-	return e, w.isMount(&st), w.xattrs(dir, name, &e, w.buf)
+	if e.Type == archive.File && w.ctimeTells && w.known(&e) {
+		return e, w.isMount(&st), nil
+	}
+	err = w.xattrs(dir, name, &e, w.buf)
+	return e, w.isMount(&st), err
 }
 
 // descend reports a directory and makes it the last level.

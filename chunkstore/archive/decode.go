@@ -21,6 +21,7 @@ type Decoder struct {
 	r     *bufio.Reader
 	body  []byte // of the last record, reused
 	begun bool
+	count uint64 // of records read
 	order order
 	err   error
 }
@@ -46,23 +47,7 @@ func (d *Decoder) Decode() (Entry, error) {
 }
 
 func (d *Decoder) decode() (Entry, error) {
-	if !d.begun {
-		if err := d.begin(); err != nil {
-			return Entry{}, err
-		}
-		d.begun = true
-	}
-	size, err := d.uvarint()
-	if err != nil {
-		return Entry{}, err
-	}
-	if size == 0 {
-		return Entry{}, d.end()
-	}
-	if size > maxRecord {
-		return Entry{}, d.bad("record of %d bytes", size)
-	}
-	if err := d.read(int(size)); err != nil {
+	if err := d.record(); err != nil {
 		return Entry{}, err
 	}
 	e, err := parseRecord(d.body)
@@ -73,6 +58,29 @@ func (d *Decoder) decode() (Entry, error) {
 		return Entry{}, d.bad("%w", err)
 	}
 	return e, nil
+}
+
+// record reads the body of the next record into d.body, io.EOF after the last one. It does not look
+// into it.
+func (d *Decoder) record() error {
+	if !d.begun {
+		if err := d.begin(); err != nil {
+			return err
+		}
+		d.begun = true
+	}
+	size, err := d.uvarint()
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		return d.end()
+	}
+	if size > maxRecord {
+		return d.bad("record of %d bytes", size)
+	}
+	d.count++
+	return d.read(int(size))
 }
 
 func (d *Decoder) begin() error {
@@ -95,7 +103,7 @@ func (d *Decoder) end() error {
 	if err != nil {
 		return err
 	}
-	if n != d.order.count {
+	if n != d.count {
 		return d.bad("the end counts %d records", n)
 	}
 	if _, err := d.r.ReadByte(); err == nil {

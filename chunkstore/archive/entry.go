@@ -103,6 +103,14 @@ type Tree interface {
 	Open(ctx context.Context, e Entry) (Content, error)
 }
 
+// StatWalker is a Tree that can leave extended attributes unread where they are known: where each
+// change of one shows in the ctime, as it does on the usual file systems.
+type StatWalker interface {
+	// WalkStat is Walk that may ask known about a File before it reads its attributes. Where it
+	// asks and the answer is true the File is reported next, and without Xattrs.
+	WalkStat(ctx context.Context, known func(*Entry) bool, fn func(Entry) error) error
+}
+
 // RangeOpener is a Tree that can open a file in the middle, so that parts of one large file are
 // read in parallel. The extents of the Content then cover the file from offset off on.
 type RangeOpener interface {

@@ -16,8 +16,14 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
 
+// A DigestError says that a stream is not the layer that it was said to be.
+type DigestError struct{ Got string }
+
+func (e *DigestError) Error() string { return "what was read has the digest " + e.Got }
+
 // SaveLayer stores a layer, a tar stream, so that OpenLayer gives the same bytes again, and returns
-// its size. What is read must have the digest that diffID names, or nothing is recorded.
+// its size. What is read must have the digest that diffID names, or nothing is recorded and the
+// error is a *DigestError. An error of r ends it and is wrapped.
 //
 // The stream is taken apart where a tar reader sees files: their contents become chunks, cut as
 // those of trees are, and everything else goes into the recipe as it is. Each byte that was read
@@ -48,7 +54,7 @@ func (l *layer) store(ctx context.Context, s *chunkstore.Session, r io.Reader, w
 		return err
 	}
 	if got := w.hash.Sum(nil); string(got) != string(want[:]) {
-		return fmt.Errorf("what was read has the digest %s", hex.EncodeToString(got))
+		return &DigestError{Got: "sha256:" + hex.EncodeToString(got)}
 	}
 	l.Size, l.Recipe = w.size, recipe
 	if l.Chunks, err = s.SaveStream(ctx, w.recipe.list); err != nil {

@@ -40,26 +40,33 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return s.zw.Write(p)
 }
 
-// Records reads the records back, as often as wanted. What was not a complete stream ends with an
-// error.
-func (s *Spool) Records() iter.Seq2[Entry, error] {
+// Open reads the stream back as it was written, as often as wanted. Closing the reader never fails.
+func (s *Spool) Open() (io.ReadCloser, error) {
 	if s.zw != nil {
 		s.err = s.zw.Close()
 		s.zw = nil
 	}
+	if s.err != nil {
+		return nil, fmt.Errorf("spool: %w", s.err)
+	}
+	zr, err := zstd.NewReader(s.blocks.reader(), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(spoolWindow))
+	if err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	return zr.IOReadCloser(), nil
+}
+
+// Records reads the records back, as often as wanted. What was not a complete stream ends with an
+// error.
+func (s *Spool) Records() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		if s.err != nil {
-			yield(Entry{}, fmt.Errorf("spool: %w", s.err))
-			return
-		}
-		zr, err := zstd.NewReader(s.blocks.reader(), zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderMaxWindow(spoolWindow))
+		r, err := s.Open()
 		if err != nil {
-			yield(Entry{}, fmt.Errorf("spool: %w", err))
+			yield(Entry{}, err)
 			return
 		}
-		defer zr.Close()
-		decodeAll(zr, yield)
+		defer r.Close()
+		decodeAll(r, yield)
 	}
 }
 

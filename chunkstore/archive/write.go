@@ -133,6 +133,7 @@ type treeWriter struct {
 	// The walk's.
 	prev    *previous
 	prevEnd string // where prev failed
+	bare    string // path of the file that was walked without its attributes, because they are known
 	links   links
 	kept    chunkstore.ID // the last chunk found to be there: its neighbours mostly want the same
 	walked  bool          // to the end; set before queue is closed
@@ -220,7 +221,7 @@ func (w *treeWriter) walk(ctx context.Context) error {
 	defer close(w.queue)
 	defer close(w.jobs)
 	defer w.prev.stop()
-	err := w.tree.Walk(ctx, func(e Entry) error {
+	err := w.walkTree(ctx, func(e Entry) error {
 		switch e.Type {
 		case Hardlink:
 			return fmt.Errorf("tree: walk reported %q as a hard link", e.Path)
@@ -237,6 +238,27 @@ func (w *treeWriter) walk(ctx context.Context) error {
 	return ctx.Err()
 }
 
+func (w *treeWriter) walkTree(ctx context.Context, fn func(Entry) error) error {
+	sw, ok := w.tree.(StatWalker)
+	if !ok {
+		return w.tree.Walk(ctx, fn)
+	}
+	known := func(e *Entry) bool {
+		if w.bare = ""; w.unchanged(e, w.prev.seek(e.Path)) {
+			w.bare = e.Path
+		}
+		return w.bare != ""
+	}
+	return sw.WalkStat(ctx, known, fn)
+}
+
+// unchanged reports whether stat shows that a file is as its previous record has it.
+func (w *treeWriter) unchanged(e, p *Entry) bool {
+	return p != nil && !w.opts.Rescan && e.CTime != (Time{}) &&
+		p.Type == File && p.Size == e.Size && p.MTime == e.MTime && p.CTime == e.CTime && p.Ino == e.Ino &&
+		p.Mode == e.Mode && p.UID == e.UID && p.GID == e.GID
+}
+
 func (w *treeWriter) enqueue(ctx context.Context, it *item) error {
 	select {
 	case w.queue <- it:
@@ -247,7 +269,11 @@ func (w *treeWriter) enqueue(ctx context.Context, it *item) error {
 }
 
 func (w *treeWriter) visit(ctx context.Context, e Entry) error {
-	it := &item{entry: e, prev: w.prev.seek(e.Path)}
+	prev := w.prev.seek(e.Path)
+	if w.bare != "" && w.bare == e.Path {
+		e.Xattrs = prev.Xattrs
+	}
+	it := &item{entry: e, prev: prev}
 	if w.prev.err != nil && w.prevEnd == "" {
 		w.prevEnd = e.Path
 	}
@@ -260,7 +286,7 @@ func (w *treeWriter) visit(ctx context.Context, e Entry) error {
 		it.entry = Entry{Path: e.Path, Type: Hardlink, Link: first}
 	}
 	var jobs []job
-	if it.entry.Type == File && e.Size > 0 && !w.keep(it) {
+	if it.entry.Type == File && e.Size > 0 && !(w.unchanged(&e, prev) && w.keep(it)) {
 		jobs = w.plan(it)
 	}
 	if len(jobs) > 0 && e.Size <= smallMax {
@@ -282,15 +308,9 @@ func (w *treeWriter) visit(ctx context.Context, e Entry) error {
 	return nil
 }
 
-// keep takes the content over from the previous record, if stat shows that it is the same and all
-// its chunks are there.
+// keep takes the content over from the previous record, if all its chunks are there.
 func (w *treeWriter) keep(it *item) bool {
 	e, p := &it.entry, it.prev
-	if p == nil || w.opts.Rescan || e.CTime == (Time{}) ||
-		p.Type != File || p.Size != e.Size || p.MTime != e.MTime || p.CTime != e.CTime || p.Ino != e.Ino ||
-		p.Mode != e.Mode || p.UID != e.UID || p.GID != e.GID {
-		return false
-	}
 	all := p.refs(func(r chunkstore.Ref) bool {
 		if r.ID == w.kept {
 			return true

@@ -14,7 +14,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -122,7 +121,9 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts minio.Pu
 	sum := sha256.Sum256(data)
 	opts.DisableContentSha256 = true // which means: the body is not signed in pieces, but by its hash below
 	opts.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}
-	_, err := s.core.PutObject(ctx, s.config.Bucket, s.config.key(name), bytes.NewReader(data), int64(len(data)), "", hex.EncodeToString(sum[:]), opts)
+	lent := newBody(data)
+	defer lent.takeBack()
+	_, err := s.core.PutObject(ctx, s.config.Bucket, s.config.key(name), lent, int64(len(data)), "", hex.EncodeToString(sum[:]), opts)
 	return s.translate(ctx, "put", name, err)
 }
 

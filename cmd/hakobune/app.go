@@ -61,7 +61,7 @@ The repository and its password are better given once, in the environment
 (HAKOBUNE_REPOSITORY, HAKOBUNE_PASSWORD_FILE), than on every command line.`,
 		Version:                   version(),
 		HideVersion:               true,
-		Flags:                     globalFlags(),
+		Flags:                     append(globalFlags(), profileFlags()...),
 		Reader:                    p.in,
 		Writer:                    p.out,
 		ErrWriter:                 p.err,
@@ -95,7 +95,7 @@ func prepare(c *cli.Command) {
 		return
 	}
 	if !c.Hidden {
-		c.Flags = append(c.Flags, globalFlags()...)
+		c.Flags = append(c.Flags, append(globalFlags(), profileFlags()...)...)
 	}
 	action := c.Action
 	c.Action = func(ctx *cli.Context) error {
@@ -105,7 +105,7 @@ func prepare(c *cli.Command) {
 				return usage("flag %s stands behind an argument", a).hint("put flags before the names: hakobune %s %s ...", ctx.Command.FullName(), a)
 			}
 		}
-		return action(ctx)
+		return profiled(ctx, action)
 	}
 }
 

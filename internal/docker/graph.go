@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -99,6 +100,10 @@ type assembly struct {
 	done chan struct{}
 }
 
+// assembled is how much is written before the reader is woken: tar-split writes headers, padding and
+// contents one by one, and a hand-over costs more than what most of them hold.
+const assembled = 256 << 10
+
 // assemble reads what write writes; its error is what Read ends with. Stop interrupts whatever write
 // may be waiting for other than its reader.
 func assemble(stop func(), write func(io.Writer) error) *assembly {
@@ -106,7 +111,12 @@ func assemble(stop func(), write func(io.Writer) error) *assembly {
 	a := &assembly{PipeReader: pr, stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
-		pw.CloseWithError(write(pw))
+		w := bufio.NewWriterSize(pw, assembled)
+		err := write(w)
+		if err == nil {
+			err = w.Flush()
+		}
+		pw.CloseWithError(err)
 	}()
 	return a
 }
