@@ -71,8 +71,7 @@ type Dir struct {
 	exclude  []pattern
 	skip     map[string]bool
 	syscalls syscalls
-
-	ctimeTells bool // of a change of extended attributes
+	trust    trust
 
 	// Of a single file that was opened as a tree: its name, and what the name leads to. Else "".
 	file, real string
@@ -118,7 +117,7 @@ func (d *Dir) open(path string) error {
 	}
 	d.root = fd
 	d.syscalls = probeSyscalls(fd)
-	d.ctimeTells = ctimeTells(fd)
+	d.trust = trustOf(fd)
 	st, err := statx(fd, ".")
 	if err != nil {
 		return errors.Join(err, d.Close())

@@ -231,18 +231,27 @@ func (d *Dir) xattrs(dir int, name string, e *archive.Entry, buf []byte) error {
 	return errors.Join(errs...)
 }
 
-// ctimeTells reports whether a directory lies on a file system that sets a node's ctime whenever an
-// extended attribute of it changes. What it holds lies there too: a walk does not pass mount points.
-func ctimeTells(fd int) bool {
+// trust says what a ctime that has not changed shows of a node on a file system.
+type trust struct {
+	content bool // it was not written to, see protect
+	xattrs  bool // no extended attribute was changed
+}
+
+// trustOf returns how far the file system of a directory can be trusted. What the directory holds lies
+// there too: a walk does not pass mount points.
+func trustOf(fd int) trust {
 	var st unix.Statfs_t
 	if unix.Fstatfs(fd, &st) != nil {
-		return false
+		return trust{}
 	}
 	switch int64(st.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
-		return true
+		return trust{content: true, xattrs: true}
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
+		// In memory no page ever becomes clean, and an overlay hides the pages of what lies below it.
+		return trust{}
 	}
-	return false
+	return trust{content: true}
 }
 
 func (d *Dir) listxattr(dir int, name string, buf []byte) (int, error) {

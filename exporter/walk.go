@@ -18,8 +18,8 @@ func (d *Dir) Walk(ctx context.Context, fn func(archive.Entry) error) error {
 	return d.WalkStat(ctx, func(*archive.Entry) bool { return false }, fn)
 }
 
-// WalkStat implements archive.StatWalker. On a file system of which it is not known that a change of
-// an attribute shows in the ctime, all are read.
+// WalkStat implements archive.StatWalker. See trust for the file systems on which it leaves out
+// attributes, and for those on which a walk gives no ctime at all.
 func (d *Dir) WalkStat(ctx context.Context, known func(*archive.Entry) bool, fn func(archive.Entry) error) error {
 	w := walker{Dir: d, known: known, fn: fn, buf: make([]byte, xattrMax)}
 	defer w.close()
@@ -150,6 +150,9 @@ func (w *walker) node(dir int, name, path string) (e archive.Entry, mounted bool
 	}
 	e = entryOf(&st)
 	e.Path = path
+	if !w.trust.content {
+		e.CTime = archive.Time{}
+	}
 	if w.opts.Overlay && isWhiteout(&e) {
 		return whiteout(path), false, nil
 	}
@@ -163,7 +166,7 @@ func (w *walker) node(dir int, name, path string) (e archive.Entry, mounted bool
 		}
 		e.Link = string(w.buf[:n])
 	}
-	if e.Type == archive.File && w.ctimeTells && w.known(&e) {
+	if e.Type == archive.File && w.trust.xattrs && w.known(&e) {
 		return e, w.isMount(&st), nil
 	}
 	err = w.xattrs(dir, name, &e, w.buf)

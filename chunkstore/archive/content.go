@@ -94,10 +94,11 @@ func (k *cursor) advance(n int64) {
 	k.piece -= n
 }
 
-// sameStat reports whether a file is as it was: nothing changed its content or its inode between.
-func sameStat(a, b *Entry) bool {
-	return a.Type == b.Type && a.Size == b.Size && a.MTime == b.MTime && a.CTime == b.CTime &&
-		a.Ino == b.Ino && a.Dev == b.Dev
+// sameStat reports whether a file is as it was when it was walked: nothing changed its content or its
+// inode between. A ctime that is not to be trusted says nothing.
+func sameStat(walked, now *Entry) bool {
+	return walked.Type == now.Type && walked.Size == now.Size && walked.MTime == now.MTime &&
+		(walked.CTime == now.CTime || walked.CTime == Time{}) && walked.Ino == now.Ino && walked.Dev == now.Dev
 }
 
 // take gives e what st says newer of the same name. CTime becomes zero: the rest of e is older.

@@ -36,7 +36,11 @@
 // so an edit that puts the mtime back is seen. It is not trusted where it cannot tell: of a file
 // whose ctime is less than 20 ms older than the start of the walk, a later write may leave the same
 // ctime, because the kernel's clock ticks at 100 Hz; of a file that changed while it was read, or
-// that comes from a tar. These are recorded with a ctime of zero, and read again next time.
+// that comes from a tar, or from a file system that does not keep ctimes so. These are recorded with a
+// ctime of zero, and read again next time. A write through a mapping to a page that is dirty already
+// changes no time: a Tree sends dirty pages to disk before it reads them (exporter's Dir does).
+//
+// Nor are the extended attributes of such a file read, where the Tree is a StatWalker.
 //
 // A file that changes while it is read shows by its stat afterwards. A small one is read once more.
 // A large one, or a restless one, is recorded as Torn with the size that it had at first. The usual
