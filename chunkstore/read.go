@@ -18,15 +18,17 @@ import (
 // ErrChunkMissing says that the index does not know a chunk: the snapshot that needs it is damaged.
 var ErrChunkMissing = errors.New("chunk is not in the index")
 
-// Bounds of reading. A Read holds at most three windows: one being consumed, one ready, one being
-// fetched.
+// Bounds of reading. A restore has a Read for each layer and volume that is on its way; each may hold a
+// window, and beyond that as many as the repository's other Reads leave it. With ten at once that is
+// (10 + sharedWindows) x windowBytes, and rangeReaders x 2 x rangeMax for what is being fetched.
 const (
-	windowBytes  = 32 << 20 // plaintext of the distinct chunks fetched together
-	windowRefs   = 64 << 10
-	rangeGap     = 256 << 10 // bytes read for nothing rather than sending another request
-	rangeMax     = 8 << 20
-	rangeReaders = 4
-	metaPacks    = 4 // opened metadata packs kept in memory, 8 MiB each
+	windowBytes   = 8 << 20 // plaintext of the distinct chunks fetched together
+	windowRefs    = 64 << 10
+	sharedWindows = 8
+	rangeGap      = 256 << 10 // bytes read for nothing rather than sending another request
+	rangeMax      = 4 << 20   // for chunks that are smaller
+	rangeReaders  = 6         // of all Reads of a repository
+	metaPacks     = 4         // opened metadata packs kept in memory, 8 MiB each
 )
 
 // Chunk returns the plaintext of one chunk, verified.
@@ -129,7 +131,7 @@ func (r *Repository) metaPack(ctx context.Context, p *indexedPack) (openMeta, er
 // also one that refs yields, ends the reading. Close must be called; it stops the work behind.
 func (r *Repository) Read(ctx context.Context, refs iter.Seq2[Ref, error]) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
-	rd := &reader{windows: make(chan window, 1), cancel: cancel, ended: ctx.Err}
+	rd := &reader{windows: make(chan window, sharedWindows), cancel: cancel, ended: ctx.Err}
 	rd.wg.Go(func() {
 		defer close(rd.windows)
 		r.readAhead(ctx, refs, rd.windows)
@@ -137,11 +139,17 @@ func (r *Repository) Read(ctx context.Context, refs iter.Seq2[Ref, error]) io.Re
 	return rd
 }
 
+// places bounds the windows in memory.
+type places chan struct{}
+
+func (p places) leave() { <-p }
+
 // window is a run of refs with all the chunks that they need.
 type window struct {
 	refs   []Ref
 	chunks map[ID][]byte
-	err    error // ends the reading after refs
+	err    error  // ends the reading after refs
+	place  places // where the window counts
 }
 
 type reader struct {
@@ -169,6 +177,7 @@ func (rd *reader) Read(p []byte) (int, error) {
 // next makes the following ref current.
 func (rd *reader) next() {
 	if len(rd.win.refs) == 0 {
+		rd.done()
 		if rd.err = rd.win.err; rd.err != nil {
 			return
 		}
@@ -188,10 +197,20 @@ func (rd *reader) next() {
 	rd.cur = b[ref.Offset:][:ref.Length]
 }
 
+// done gives the place of the current window to another.
+func (rd *reader) done() {
+	if rd.win.place != nil {
+		rd.win.place.leave()
+	}
+	rd.win.chunks, rd.win.place = nil, nil
+}
+
 // Close stops reading ahead and waits for it.
 func (rd *reader) Close() error {
 	rd.cancel()
-	for range rd.windows { // the producer may be waiting to hand one over
+	rd.done()
+	for rd.win = range rd.windows { // the producer may be waiting to hand one over
+		rd.done()
 	}
 	rd.wg.Wait()
 	if rd.err == nil {
@@ -203,11 +222,15 @@ func (rd *reader) Close() error {
 
 // readAhead produces windows until the refs end or fail.
 func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], out chan<- window) {
+	own := make(places, 1)
 	send := func(w window) bool {
 		select {
 		case out <- w:
 			return w.err == nil
 		case <-ctx.Done():
+			if w.place != nil {
+				w.place.leave()
+			}
 			return false
 		}
 	}
@@ -218,7 +241,16 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 	var last map[ID][]byte // chunks often continue from one window into the next
 	p := newPlan()
 	flush := func() bool {
+		place := own
+		select {
+		case own <- struct{}{}:
+		case r.windows <- struct{}{}:
+			place = r.windows
+		case <-ctx.Done():
+			return false
+		}
 		w := r.fetchWindow(ctx, p, last)
+		w.place = place
 		last, p = w.chunks, newPlan()
 		return send(w)
 	}
@@ -282,6 +314,12 @@ func (r *Repository) fetchWindow(ctx context.Context, p *plan, last map[ID][]byt
 	g.SetLimit(rangeReaders)
 	for run := range ranges(missing) {
 		g.Go(func() error {
+			select {
+			case r.fetching <- struct{}{}:
+				defer r.fetching.leave()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			return r.fetchRange(ctx, run, func(id ID, b []byte) {
 				mu.Lock()
 				defer mu.Unlock()

@@ -41,6 +41,9 @@ type Repository struct {
 	loaded bool
 	index  *index
 
+	windows  places // of all Reads, beyond the one that each has
+	fetching places // ranges that are being fetched
+
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first
 }
@@ -138,6 +141,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	return &Repository{
 		backend: b, keys: keys, config: cfg, pol: pol, coder: coder, opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(),
+		windows: make(places, sharedWindows), fetching: make(places, rangeReaders),
 	}, nil
 }
 

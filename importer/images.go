@@ -21,24 +21,42 @@ const pullFrom = 32 << 20
 // incoming is an image on its way into the engine, and the names it is to have there.
 type incoming struct {
 	oci  *ociImage
-	omit int // first layers that the engine has
+	base string // of changes: config of the image below them
+	omit int    // first layers that the engine has
 	kind Kind
 	name string
 	refs []string
 }
 
 // sendImages brings the images of the plan into the engine, holds what arrived against what was
-// sent, and only then gives it its names.
+// sent, and only then gives it its names. While the images go, layers are made of the containers'
+// changes; these follow on top of what has arrived.
 func (r *restorer) sendImages(ctx context.Context) error {
-	all, err := r.lackingImages(ctx)
+	lacking, err := r.lackingImages(ctx)
 	if err != nil {
 		return err
 	}
-	changes, err := r.buildChanges(ctx)
-	if err != nil {
+	var changes []incoming
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.send(gctx, lacking) })
+	g.Go(func() (err error) {
+		changes, err = r.buildChanges(gctx)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
-	if all = append(all, changes...); len(all) == 0 {
+	for i := range changes {
+		if in := &changes[i]; r.images[in.base] != "" {
+			in.omit = len(in.oci.image.Layers) - 1
+		}
+	}
+	return r.send(ctx, changes)
+}
+
+// send sends images and reports them.
+func (r *restorer) send(ctx context.Context, all []incoming) error {
+	if len(all) == 0 {
 		return nil
 	}
 	start, counted := time.Now(), make(map[string]bool)
@@ -121,7 +139,7 @@ func (r *restorer) buildChange(ctx context.Context, j changesJob) ([]incoming, e
 	if err != nil {
 		return nil, err
 	}
-	in := incoming{oci: oci, omit: j.known, kind: KindChanges, name: j.ref, refs: []string{j.ref}}
+	in := incoming{oci: oci, base: j.base.image.Config, omit: j.known, kind: KindChanges, name: j.ref, refs: []string{j.ref}}
 	have := ""
 	if i := slices.IndexFunc(r.target.Images, oci.is); i >= 0 {
 		have = r.target.Images[i].ID

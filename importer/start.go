@@ -187,7 +187,7 @@ func ended(s snapshot.State) string {
 func (r *restorer) watch(ctx context.Context, j *containerJob, good func(snapshot.State) (bool, string)) error {
 	id := r.ids[j.container.Name]
 	deadline := time.Now().Add(r.opts.healthTimeout())
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		s, err := r.engine.State(ctx, id)
 		if err != nil {
 			return err

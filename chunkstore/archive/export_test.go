@@ -43,6 +43,11 @@ func WriteRecipe(raw [][]byte, refs [][]chunkstore.Ref) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+// SkimLayer takes a stream apart for a Saver and keeps no recipe.
+func SkimLayer(s Saver, r io.Reader) error {
+	return newLayerWriter(s, io.Discard, r).save(context.Background())
+}
+
 // TakeApart takes a stream apart and puts it together again, with chunks from fetch.
 func TakeApart(s Saver, r io.Reader, fetch func(chunkstore.ID) []byte) ([]byte, error) {
 	var recipe, out bytes.Buffer

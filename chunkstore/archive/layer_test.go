@@ -491,3 +491,15 @@ func FuzzRecipe(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkSaveLayer takes a layer of files of all sizes apart and stores it.
+func BenchmarkSaveLayer(b *testing.B) {
+	layer := tarOf(b, tar.FormatPAX)
+	s := &discard{}
+	b.SetBytes(int64(len(layer)))
+	for b.Loop() {
+		if err := archive.SkimLayer(s, bytes.NewReader(layer)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
