@@ -11,6 +11,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/s3"
@@ -71,17 +72,14 @@ func (p *program) backup(c *cli.Context) error {
 		return err
 	}
 	defer engine.Close()
-	if err := p.recover(c, engine); err != nil {
-		return err
-	}
-	systems, err := exporter.Discover(c.Context, engine, c.Args().Slice(), c.Bool("all"))
-	if err != nil {
-		return err
-	}
 	if c.Bool("dry-run") {
+		systems, err := p.discover(c, engine)
+		if err != nil {
+			return err
+		}
 		return p.backupPlans(c, engine, systems, opts)
 	}
-	repo, err := p.open(c)
+	repo, systems, err := p.openAndDiscover(c, engine)
 	if err != nil {
 		return err
 	}
@@ -100,6 +98,34 @@ func (p *program) backup(c *cli.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (p *program) discover(c *cli.Context, engine *docker.Engine) ([]snapshot.System, error) {
+	if err := p.recover(c, engine); err != nil {
+		return nil, err
+	}
+	return exporter.Discover(c.Context, engine, c.Args().Slice(), c.Bool("all"))
+}
+
+// openAndDiscover asks the engine while the password becomes a key: on a night without changes either
+// is a good part of the time.
+func (p *program) openAndDiscover(c *cli.Context, engine *docker.Engine) (repo *chunkstore.Repository, systems []snapshot.System, err error) {
+	repoOpts, err := p.cached(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	open, err := p.opening(c, repoOpts)
+	if err != nil {
+		return nil, nil, err
+	}
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		repo, err = open()
+		return err
+	})
+	systems, err = p.discover(c, engine)
+	err = cmp.Or(err, g.Wait())
+	return repo, systems, err
 }
 
 // recover lets go what an earlier run left standing still.

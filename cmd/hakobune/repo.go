@@ -138,14 +138,24 @@ func rate(c *cli.Context, flag string) (int64, error) {
 
 // open opens the repository.
 func (p *program) open(c *cli.Context) (*chunkstore.Repository, error) {
-	cache, err := p.cacheDir(c)
+	opts, err := p.cached(c)
 	if err != nil {
 		return nil, err
 	}
-	return p.openWith(c, chunkstore.Options{CacheDir: cache, StateDir: p.stateDir(), Logger: p.logger(c)})
+	return p.openWith(c, opts)
 }
 
 func (p *program) openWith(c *cli.Context, opts chunkstore.Options) (*chunkstore.Repository, error) {
+	open, err := p.opening(c, opts)
+	if err != nil {
+		return nil, err
+	}
+	return open()
+}
+
+// opening finds the repository and its password, if need be by asking for it, and returns what opens
+// it: a password takes its time to become a key.
+func (p *program) opening(c *cli.Context, opts chunkstore.Options) (func() (*chunkstore.Repository, error), error) {
 	b, err := p.repository(c) // before the password: nobody wants to type it for nothing
 	if err != nil {
 		return nil, err
@@ -154,7 +164,12 @@ func (p *program) openWith(c *cli.Context, opts chunkstore.Options) (*chunkstore
 	if err != nil {
 		return nil, err
 	}
-	return chunkstore.Open(c.Context, b, secret, opts)
+	return func() (*chunkstore.Repository, error) { return chunkstore.Open(c.Context, b, secret, opts) }, nil
+}
+
+func (p *program) cached(c *cli.Context) (chunkstore.Options, error) {
+	cache, err := p.cacheDir(c)
+	return chunkstore.Options{CacheDir: cache, StateDir: p.stateDir(), Logger: p.logger(c)}, err
 }
 
 // secret finds what opens the repository: a key file, or a password from a file, a command, the
