@@ -11,10 +11,12 @@
 //
 // # Writing
 //
-// Begin announces a session, then reads the index. Save takes chunks: those that are known cost a
-// look-up, others go through a pipeline that compresses, packs, seals, verifies each pack from its
-// sealed bytes, and uploads; every stage is bounded, so a slow store holds back whoever reads
-// files. Commit waits for all of it, publishes the index, and creates the outcome last, by a
+// Begin announces a session, then reads the index. Split cuts content where restic/chunker v0.5.0
+// would, which is part of the format: the library defines the cuts, is the oracle of the tests, and
+// does the work where our own scanner cannot (newRabin). Save takes chunks: those that are known
+// cost a look-up, others go through a pipeline that compresses, packs, seals, verifies each pack
+// from its sealed bytes, and uploads; every stage is bounded, so a slow store holds back whoever
+// reads files. Commit waits for all of it, publishes the index, and creates the outcome last, by a
 // conditional write: a snapshot is there whole or not at all.
 //
 // Hosts need no locks among each other. Nothing that exists is changed, a writer's objects carry

@@ -32,6 +32,7 @@ type Repository struct {
 	keys    *crypto.Keys
 	config  Config
 	pol     chunker.Pol
+	rabin   func() *rabin // of pol; nil: the library finds the cuts
 	coder   *coder
 	cache   *cache
 	opts    Options
@@ -139,7 +140,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Repository{
-		backend: b, keys: keys, config: cfg, pol: pol, coder: coder, opts: opts, log: log,
+		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(),
 		windows: make(places, sharedWindows), fetching: make(places, rangeReaders),
 	}, nil

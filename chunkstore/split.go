@@ -9,44 +9,112 @@ import (
 	"io"
 	"sync"
 
-	"github.com/restic/chunker"
-
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-// chunkBuffers holds the buffers into which chunks are cut.
-var chunkBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, MaxChunk)) }}
-
-// Split cuts r by content, saves the chunks and returns them in order. An empty r gives none. Every
-// call has its own chunker: calls may run at once, and the cuts depend on r's bytes alone.
+// Split cuts r by content, saves the chunks and returns them in order. An empty r gives none. Calls may
+// run at once, and the cuts depend on r's bytes alone. A chunk is saved as soon as r has given its bytes;
+// how r divides them does not matter. An error of r is returned, and then what r gave since the last cut
+// makes no chunk. Beside what Save takes, a call holds up to 1 MiB more than the longest chunk, and of short
+// contents not much more than their length.
 func (s *Session) Split(ctx context.Context, kind Kind, r io.Reader) ([]Ref, error) {
-	buf := chunkBuffers.Get().(*[]byte)
-	defer chunkBuffers.Put(buf)
-	cut := s.repo.chunker(kind, r)
+	p := s.repo.config.Chunker
+	if kind != Data {
+		p = metaChunker
+	}
+	cut := newCutter(r, s.repo.newScanner(p), int(p.Max))
+	defer cut.close()
 	var refs []Ref
 	for {
-		c, err := cut.Next(*buf)
-		if errors.Is(err, io.EOF) {
+		b, err := cut.next()
+		if err == io.EOF {
 			return refs, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		id, err := s.Save(ctx, kind, c.Data)
+		id, err := s.Save(ctx, kind, b)
 		if err != nil {
 			return nil, err
 		}
-		refs = append(refs, Ref{ID: id, Length: uint32(c.Length)})
+		refs = append(refs, Ref{ID: id, Length: uint32(len(b))})
 	}
 }
 
-// chunker returns a chunker with the repository's parameters for the kind.
-func (r *Repository) chunker(kind Kind, rd io.Reader) *chunker.Chunker {
-	p := r.config.Chunker
-	if kind != Data {
-		p = metaChunker
+// readSize is how much a cutter reads at once: what lies in the processor's cache until it is scanned.
+const readSize = 512 << 10
+
+// cutBuffers holds the buffers of cutters.
+var cutBuffers = sync.Pool{New: func() any { return new(make([]byte, 256<<10)) }}
+
+// cutter cuts the bytes of a reader into chunks.
+type cutter struct {
+	r    io.Reader
+	err  error // from r, behind the bytes read
+	scan scanner
+
+	pooled     *[]byte
+	buf        []byte
+	limit      int // of its length
+	start, end int // of what was read and belongs to no chunk yet
+	seen       int // how much of that the scanner has seen
+}
+
+// newCutter returns a cutter for chunks of at most longest bytes. It must be closed.
+func newCutter(r io.Reader, s scanner, longest int) *cutter {
+	pooled := cutBuffers.Get().(*[]byte)
+	return &cutter{r: r, scan: s, pooled: pooled, buf: *pooled, limit: longest + 2*readSize}
+}
+
+// close gives the memory back.
+func (c *cutter) close() {
+	*c.pooled = c.buf
+	cutBuffers.Put(c.pooled)
+	c.pooled, c.buf = nil, nil
+}
+
+// next returns the next chunk, which is valid until the next call, or io.EOF after the last one, or r's error.
+func (c *cutter) next() ([]byte, error) {
+	for {
+		b := c.buf[c.start:c.end]
+		n := c.scan.next(b, c.seen)
+		if n == 0 && c.err == io.EOF {
+			n = len(b)
+		}
+		if n > 0 {
+			c.start += n
+			c.seen = 0
+			return b[:n], nil
+		}
+		if c.err != nil {
+			return nil, c.err
+		}
+		c.seen = len(b)
+		c.read()
 	}
-	return chunker.New(rd, r.pol, chunker.WithBoundaries(uint(p.Min), uint(p.Max)), chunker.WithAverageBits(int(p.Bits)))
+}
+
+// read reads once, behind what is there.
+func (c *cutter) read() {
+	if c.start == c.end {
+		c.start, c.end = 0, 0
+	}
+	if c.end == len(c.buf) {
+		c.makeRoom()
+	}
+	var n int
+	n, c.err = c.r.Read(c.buf[c.end:min(len(c.buf), c.end+readSize)])
+	c.end += n
+}
+
+// makeRoom moves what is there to the front, of a longer buffer if it is more than half of this one. There is
+// always less than the longest chunk, for in that the scanner finds a cut: at the limit, there is room.
+func (c *cutter) makeRoom() {
+	rest := c.buf[c.start:c.end]
+	if len(rest) > len(c.buf)/2 && len(c.buf) < c.limit {
+		c.buf = make([]byte, min(2*len(c.buf), c.limit))
+	}
+	c.start, c.end = 0, copy(c.buf, rest)
 }
 
 // inlineChunks is how many chunks a Stream lists itself before its list becomes a stream.
