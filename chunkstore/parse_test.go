@@ -13,14 +13,14 @@ import (
 func samplePack() []byte {
 	b := newPackBuilder(Data, nil)
 	b.add(packEntry{id: ID{1}, kind: Data, codec: raw, plain: 3}, []byte("abc"))
-	b.add(packEntry{id: ID{2}, kind: Data, codec: zstdFast, plain: 900}, []byte("compressed"))
+	b.add(packEntry{id: ID{2}, kind: Data, codec: zstdFrame, plain: 900}, []byte("compressed"))
 	return b.finish()
 }
 
 func sampleIndex() []byte {
 	p := &indexedPack{PackRef: PackRef{Kind: Data, ID: PackID{9}}, plainSize: 1000}
 	return marshalIndex([]*indexedPack{p}, []location{
-		{packEntry{id: ID{2}, kind: Data, codec: zstdFast, offset: 3, stored: 10, plain: 900}, p},
+		{packEntry{id: ID{2}, kind: Data, codec: zstdFrame, offset: 3, stored: 10, plain: 900}, p},
 		{packEntry{id: ID{1}, kind: Data, offset: 0, stored: 3, plain: 3}, p},
 	})
 }
