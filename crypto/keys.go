@@ -157,9 +157,9 @@ func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
 	return mac(&key, msg)
 }
 
-// CacheMAC returns the authentication tag of msg under the key for files that this repository's
-// users keep on their own disks. Compare tags with hmac.Equal.
-func (k *Keys) CacheMAC(msg []byte) [32]byte { return mac(k.ring().cache, msg) }
+// CacheMAC returns a new HMAC-SHA-256 under the key for files that this repository's users keep on
+// their own disks: what is written to it is authenticated by its sum. Compare tags with hmac.Equal.
+func (k *Keys) CacheMAC() hash.Hash { return hmac.New(sha256.New, k.ring().cache[:]) }
 
 func mac(key secret, msg []byte) (sum [32]byte) {
 	h := hmac.New(sha256.New, key[:])
