@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,28 @@ func (c *cache) get(name string) ([]byte, bool) {
 	}
 	b, err := os.ReadFile(c.path(name))
 	return b, err == nil && len(b) > 0
+}
+
+// open opens a file too large to be read whole, and returns its size.
+func (c *cache) open(name string) (*os.File, int64, error) {
+	if c.dir == "" {
+		return nil, 0, os.ErrNotExist
+	}
+	f, err := os.Open(c.path(name))
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// makeDir returns the cache's directory, which it makes if need be, for files that are written in
+// place.
+func (c *cache) makeDir() (string, bool) {
+	return c.dir, c.dir != "" && os.MkdirAll(c.dir, 0o700) == nil
 }
 
 // put stores a copy; whole or not at all, so that processes may share the directory.

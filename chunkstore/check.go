@@ -120,26 +120,36 @@ func (c *checker) index(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var good [][]byte
+	g := c.r.newGather(emptyBase())
+	defer g.close()
 	for _, name := range names {
+		var d delta
 		object, err := c.r.backend.Get(ctx, name, 0, -1)
 		if err == nil {
 			object, err = c.r.keys.Open(crypto.TypeDelta, name, object)
 		}
 		if err == nil {
-			_, err = appendIndex(nil, map[PackID]*indexedPack{}, object)
+			d, err = parseIndex(object)
 		}
-		if err == nil {
-			good = append(good, object)
+		if err != nil {
+			if err := c.found(ctx, name, err); err != nil {
+				return err
+			}
+			continue
 		}
-		if err := c.found(ctx, name, err); err != nil {
-			return err
+		if err := g.add(name, d); err != nil {
+			return fmt.Errorf("load the index: %w", err)
 		}
+	}
+	l, err := g.listing(condemned)
+	if err != nil {
+		return fmt.Errorf("load the index: %w", err)
 	}
 	c.r.loadMu.Lock()
 	defer c.r.loadMu.Unlock()
 	c.r.loaded = true
-	return c.r.index.load(good, condemned)
+	c.r.index.replace(l)
+	return nil
 }
 
 // packs compares the index with what is stored.
@@ -157,20 +167,20 @@ func (c *checker) packs(ctx context.Context) error {
 	}
 	c.report.Packs = len(c.stored)
 	indexed := 0
-	for _, p := range c.r.index.packs {
+	err := c.r.index.packs(func(p packUse) {
+		c.report.Chunks += p.chunks
 		size, ok := c.stored[p.Name()]
 		switch {
 		case !ok:
 			c.bad[p.Name()] = fmt.Errorf("pack: %w", ErrNotExist)
-			continue
+			return
 		case size != crypto.SealedSize(p.plainSize):
 			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, crypto.SealedSize(p.plainSize))
 		}
 		indexed++
-	}
+	})
 	c.report.Unindexed = len(c.stored) - indexed
-	c.r.index.each(func(location) { c.report.Chunks++ })
-	return nil
+	return err
 }
 
 // outcomes verifies every snapshot down to the index entries of its chunks.
@@ -243,8 +253,10 @@ func (c *checker) snapshot(ctx context.Context, n int) error {
 			}
 			return c.found(ctx, "", err, o)
 		}
-		l, ok := c.r.index.lookup(ref.ID)
+		l, ok, err := c.r.index.lookup(ref.ID)
 		switch {
+		case err != nil:
+			return err
 		case !ok:
 			missing++
 			continue
@@ -293,15 +305,17 @@ func (c *checker) data(ctx context.Context) error {
 	if len(selected) == 0 {
 		return nil
 	}
-	counts := map[PackID]int{}
-	c.r.index.each(func(l location) { counts[l.pack.ID]++ })
+	indexed, err := c.indexed(selected)
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(3)
 	for _, name := range selected {
 		g.Go(func() error {
 			ref, err := parsePackName(name)
 			if err == nil {
-				err = c.readPack(gctx, ref, counts[ref.ID])
+				err = c.readPack(gctx, ref, indexed[ref.ID])
 			}
 			if gctx.Err() != nil {
 				return gctx.Err()
@@ -322,8 +336,20 @@ func (c *checker) data(ctx context.Context) error {
 	return g.Wait()
 }
 
-// readPack verifies every byte of one pack and that the index lists what it holds.
-func (c *checker) readPack(ctx context.Context, ref PackRef, indexed int) error {
+// indexed returns what the index says of the named packs.
+func (c *checker) indexed(names []string) (map[PackID]packUse, error) {
+	uses := make(map[PackID]packUse, len(names))
+	err := c.r.index.packs(func(p packUse) {
+		if _, ok := slices.BinarySearch(names, p.Name()); ok {
+			uses[p.ID] = p
+		}
+	})
+	return uses, err
+}
+
+// readPack verifies every byte of one pack and that the index lists what it holds. The zero indexed
+// stands for a pack that the index does not know.
+func (c *checker) readPack(ctx context.Context, ref PackRef, indexed packUse) error {
 	object, err := c.r.backend.Get(ctx, ref.Name(), 0, -1)
 	if err != nil {
 		return err
@@ -332,12 +358,12 @@ func (c *checker) readPack(ctx context.Context, ref PackRef, indexed int) error 
 	if err != nil {
 		return err
 	}
-	p, known := c.r.index.pack(ref.ID)
-	if known && !strings.HasPrefix(string(object[:crypto.HeaderSize]), string(p.header[:])) {
+	known := indexed.indexedPack != nil
+	if known && !strings.HasPrefix(string(object[:crypto.HeaderSize]), string(indexed.header[:])) {
 		return fmt.Errorf("%w: header differs from the one in the index", crypto.ErrDamaged)
 	}
-	if known && indexed != len(entries) {
-		return fmt.Errorf("%w: holds %d chunks, the index lists %d", crypto.ErrDamaged, len(entries), indexed)
+	if known && indexed.chunks != len(entries) {
+		return fmt.Errorf("%w: holds %d chunks, the index lists %d", crypto.ErrDamaged, len(entries), indexed.chunks)
 	}
 	var scratch []byte
 	var errs []error

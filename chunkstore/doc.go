@@ -24,6 +24,17 @@
 // the session, or a collection that gave it up for dead (ErrFenced). Stores without conditional
 // writes get the slower fallback of Session.Commit.
 //
+// # Index
+//
+// An index of millions of chunks does not belong into the memory of a process that runs each night.
+// Where there are many, the index objects are merged into one sorted file of this host's own, the
+// base: in the cache directory, where later runs use it and read only what came since, or, without
+// one, in an unlinked temporary file. Merging takes bounded memory. A lookup reads a few entries of
+// the base from the system's page cache, by a small table in memory, without a lock. A base is used
+// only if it is authentic, which one reading of it tells, and if all index objects that it was made
+// of are still there; otherwise it is made anew. What a process uploads itself, and what came after the
+// base, it holds in memory, as it does the whole of a small index.
+//
 // # After a crash
 //
 // At any moment the store holds all earlier snapshots whole. What a killed session uploaded and

@@ -2,6 +2,8 @@ package chunkstore
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 
 	"github.com/hakobune-dr/hakobune/crypto"
 )
@@ -25,4 +27,99 @@ func Condemn(ctx context.Context, r *Repository, mark, prefix string) error {
 		return err
 	}
 	return r.backend.Put(ctx, mark, object)
+}
+
+// IndexEntry places a chunk in the n-th of a test's packs.
+type IndexEntry struct {
+	ID     ID
+	Pack   uint32
+	Offset uint32
+}
+
+// NumberedPack is the id of a test's n-th pack.
+func NumberedPack(n uint32) PackID { return sha256.Sum256(binary.BigEndian.AppendUint32(nil, n)) }
+
+func testPack(n uint32) *indexedPack {
+	p := &indexedPack{PackRef: PackRef{Kind: Data, ID: NumberedPack(n)}, plainSize: 32 << 20}
+	binary.BigEndian.PutUint32(p.header[:], n)
+	return p
+}
+
+// testPacks returns the packs of entries and the entries as locations.
+func testPacks(entries []IndexEntry) ([]*indexedPack, []location) {
+	packs := map[uint32]*indexedPack{}
+	var table []*indexedPack
+	var chunks []location
+	for _, e := range entries {
+		p := packs[e.Pack]
+		if p == nil {
+			p = testPack(e.Pack)
+			packs[e.Pack], table = p, append(table, p)
+		}
+		chunks = append(chunks, location{packEntry{id: e.ID, kind: Data, offset: e.Offset, stored: 1, plain: 1}, p})
+	}
+	return table, chunks
+}
+
+// PutIndex stores an index object.
+func PutIndex(ctx context.Context, r *Repository, name string, entries []IndexEntry) error {
+	object, err := r.keys.Seal(crypto.TypeDelta, name, marshalIndex(testPacks(entries)))
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, name, object)
+}
+
+// AddUploaded makes entries known as a session does with the packs it has stored.
+func AddUploaded(r *Repository, entries []IndexEntry) {
+	packs, chunks := testPacks(entries)
+	for _, p := range packs {
+		var own []packEntry
+		for _, c := range chunks {
+			if c.pack == p {
+				own = append(own, c.packEntry)
+			}
+		}
+		r.index.add(p, own)
+	}
+}
+
+// MarkPacks condemns packs, as a collection does.
+func MarkPacks(ctx context.Context, r *Repository, mark string, packs ...uint32) error {
+	var list []byte
+	for _, n := range packs {
+		list = testPack(n).append(list)
+	}
+	object, err := r.keys.Seal(crypto.TypeMark, mark, list)
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, mark, object)
+}
+
+// Place is what the index says of a chunk.
+type Place struct {
+	Pack          PackID
+	Offset        uint32
+	Found, Usable bool
+}
+
+// Lookup asks the index.
+func Lookup(r *Repository, id ID) (Place, error) {
+	l, s, err := r.index.find(id)
+	if s == absent {
+		return Place{}, err
+	}
+	return Place{l.pack.ID, l.offset, true, s == usable}, err
+}
+
+// SetIndexLimits bounds what is kept in memory.
+func SetIndexLimits(r *Repository, run, entries, objects int) {
+	r.limits = indexLimits{run: run, entries: entries, objects: objects}
+}
+
+// IndexState returns how many entries of the index lie in a base, and how many in memory.
+func IndexState(r *Repository) (base, recent, fresh int) {
+	l := r.index.loaded.Load()
+	return int(l.base.entries), len(l.recent) / indexEntrySize, len(r.index.fresh)
 }

@@ -2,11 +2,13 @@ package chunkstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
-	"sort"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hakobune-dr/hakobune/crypto"
 )
@@ -29,7 +31,6 @@ type indexedPack struct {
 	PackRef
 	plainSize int64
 	header    [crypto.HeaderSize]byte
-	condemned bool // marked by a collection: its chunks count as absent for a backup
 }
 
 // location says where a chunk lies.
@@ -38,98 +39,141 @@ type location struct {
 	pack *indexedPack
 }
 
-// index maps chunk ids to locations. Lookups may run beside additions.
-//
-// Entries loaded from the repository lie in one sorted slice; those of the running session in a
-// map, which is small beside it.
+// standing says what a location is worth.
+type standing int
+
+const (
+	absent    standing = iota
+	condemned          // marked by a collection: can be read, but counts as absent for a backup
+	usable
+)
+
+// index maps chunk ids to locations. Lookups may run beside additions and loads; for what was
+// loaded they take no lock.
 type index struct {
-	mu     sync.RWMutex
-	packs  map[PackID]*indexedPack
-	sorted []location
-	fresh  map[ID]location
+	loaded atomic.Pointer[listing] // what the repository's index objects list; never nil
+
+	mu    sync.RWMutex    // of the fields below, and of every change of loaded
+	fresh map[ID]location // chunks uploaded by this process that loaded does not list yet
+	own   map[PackID]ID   // the packs of fresh, each with one of its chunks
 }
 
 func newIndex() *index {
-	return &index{packs: map[PackID]*indexedPack{}, fresh: map[ID]location{}}
+	x := &index{fresh: map[ID]location{}, own: map[PackID]ID{}}
+	x.loaded.Store(newListing(emptyBase(), nil, nil, nil))
+	return x
 }
 
 // lookup returns the best location of a chunk: one in a pack that is not condemned if there is any.
-func (x *index) lookup(id ID) (location, bool) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	best, found := x.fresh[id]
-	if found && !best.pack.condemned {
-		return best, true
+// An error says that the index could not be read, which is not the same as an absent chunk.
+func (x *index) lookup(id ID) (location, bool, error) {
+	l, s, err := x.find(id)
+	return l, s != absent, err
+}
+
+// locate is lookup of a chunk that must be there: ErrChunkMissing if it is not.
+func (x *index) locate(id ID) (location, error) {
+	l, ok, err := x.lookup(id)
+	if err == nil && !ok {
+		err = fmt.Errorf("chunk %v: %w", id, ErrChunkMissing)
 	}
-	i := sort.Search(len(x.sorted), func(i int) bool { return bytes.Compare(x.sorted[i].id[:], id[:]) >= 0 })
-	for ; i < len(x.sorted) && x.sorted[i].id == id; i++ {
-		if !x.sorted[i].pack.condemned {
-			return x.sorted[i], true
-		}
-		if !found {
-			best, found = x.sorted[i], true
-		}
-	}
-	return best, found
+	return l, err
 }
 
 // usable is lookup for a backup: chunks whose only copies lie in condemned packs count as absent.
-func (x *index) usable(id ID) (location, bool) {
-	l, ok := x.lookup(id)
-	return l, ok && !l.pack.condemned
+func (x *index) usable(id ID) (location, bool, error) {
+	l, s, err := x.find(id)
+	return l, s == usable, err
+}
+
+func (x *index) find(id ID) (location, standing, error) {
+	for {
+		loaded := x.loaded.Load()
+		l, s, err := loaded.find(id)
+		if s == usable || err != nil {
+			return l, s, err
+		}
+		x.mu.RLock()
+		mine, fresh := x.fresh[id]
+		moved := x.loaded.Load() != loaded
+		x.mu.RUnlock()
+		switch {
+		case moved: // from fresh to a newer listing, perhaps: look there
+			continue
+		case fresh && loaded.standing(mine.pack) > s:
+			return mine, loaded.standing(mine.pack), nil
+		}
+		return l, s, nil
+	}
 }
 
 // add makes the chunks of one uploaded pack known.
 func (x *index) add(p *indexedPack, entries []packEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.packs[p.ID] = p
 	for _, e := range entries {
 		x.fresh[e.id] = location{e, p}
+		x.own[p.ID] = e.id
 	}
 }
 
-// load replaces what was loaded before by the entries of all given objects (plaintexts of deltas
-// and segments). Packs that condemned names are marked so.
-func (x *index) load(objects [][]byte, condemned map[PackID]bool) error {
-	packs := map[PackID]*indexedPack{}
-	var all []location
-	for _, b := range objects {
-		var err error
-		if all, err = appendIndex(all, packs, b); err != nil {
-			return err
-		}
-	}
-	slices.SortFunc(all, func(a, b location) int { return bytes.Compare(a.id[:], b.id[:]) })
-	for id := range condemned {
-		if p := packs[id]; p != nil {
-			p.condemned = true
-		}
-	}
+// replace puts l in the place of what was loaded before. Chunks that this process has uploaded but
+// that l does not list yet stay known.
+func (x *index) replace(l *listing) {
+	listed := x.listedBy(l)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.packs, x.sorted, x.fresh = packs, all, map[ID]location{}
-	return nil
+	x.loaded.Store(l)
+	for id, at := range x.fresh {
+		if listed[at.pack.ID] {
+			delete(x.fresh, id)
+		}
+	}
+	for id := range listed {
+		delete(x.own, id)
+	}
 }
 
-// each calls fn for every entry, in no certain order.
-func (x *index) each(fn func(location)) {
+// listedBy returns which of the packs of fresh l lists. A delta holds all chunks of a pack, so one of
+// them stands for all.
+func (x *index) listedBy(l *listing) map[PackID]bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, l := range x.sorted {
-		fn(l)
+	listed := map[PackID]bool{}
+	for pack, id := range x.own {
+		found := false
+		err := l.each(id, func(at location) bool {
+			found = at.pack.ID == pack
+			return !found
+		})
+		if err == nil && found { // what cannot be told stays in memory, where it does no harm
+			listed[pack] = true
+		}
 	}
+	return listed
+}
+
+// packUse is a pack with what the index says of its chunks.
+type packUse struct {
+	*indexedPack
+	chunks int
+	plain  int64 // bytes of all chunks, decoded
+}
+
+// packs calls fn for every pack once, in no certain order.
+func (x *index) packs(fn func(packUse)) error {
+	x.mu.RLock()
+	loaded, more := x.loaded.Load(), map[PackID]packUse{}
 	for _, l := range x.fresh {
-		fn(l)
+		addUse(more, l)
 	}
+	x.mu.RUnlock()
+	return loaded.uses(more, fn)
 }
 
-// pack returns a pack that the index knows.
-func (x *index) pack(id PackID) (*indexedPack, bool) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	p, ok := x.packs[id]
-	return p, ok
+func addUse(uses map[PackID]packUse, l location) {
+	u := uses[l.pack.ID]
+	uses[l.pack.ID] = packUse{l.pack, u.chunks + 1, u.plain + int64(l.plain)}
 }
 
 // marshalIndex encodes the packs with their chunks as the plaintext of an index delta.
@@ -157,59 +201,133 @@ func marshalIndex(packs []*indexedPack, chunks []location) []byte {
 	return out
 }
 
-// appendIndex decodes an index object into all and packs. It allocates in proportion to b.
-func appendIndex(all []location, packs map[PackID]*indexedPack, b []byte) ([]location, error) {
+// delta is the plaintext of an index object, split into its two tables. Both are as parseIndex
+// promises.
+type delta struct {
+	packs   []byte // records of indexPackSize
+	entries []byte // records of indexEntrySize, each within a pack of packs
+}
+
+// parseIndex checks an index object's plaintext, of which the delta keeps parts. It allocates
+// nothing.
+func parseIndex(b []byte) (delta, error) {
 	if len(b) < indexHeadSize || string(b[:4]) != indexMagic {
-		return all, fmt.Errorf("%w: not an index", crypto.ErrDamaged)
+		return delta{}, fmt.Errorf("%w: not an index", crypto.ErrDamaged)
 	}
 	if v := binary.BigEndian.Uint32(b[4:]); v != indexVersion {
-		return all, fmt.Errorf("%w: index of version %d", crypto.ErrNewer, v)
+		return delta{}, fmt.Errorf("%w: index of version %d", crypto.ErrNewer, v)
 	}
 	nPacks, nEntries := int64(binary.BigEndian.Uint32(b[8:])), int64(binary.BigEndian.Uint32(b[12:]))
 	if nPacks > maxPacksInIndex || indexHeadSize+nPacks*indexPackSize+nEntries*indexEntrySize != int64(len(b)) {
-		return all, fmt.Errorf("%w: index of %d bytes for %d packs and %d chunks", crypto.ErrDamaged, len(b), nPacks, nEntries)
+		return delta{}, fmt.Errorf("%w: index of %d bytes for %d packs and %d chunks", crypto.ErrDamaged, len(b), nPacks, nEntries)
 	}
 	b = b[indexHeadSize:]
-	table := make([]*indexedPack, nPacks)
-	for i := range table {
-		ref, err := parsePackRef(b[:packRefSize])
-		if err != nil {
-			return all, err
+	d := delta{packs: b[:nPacks*indexPackSize], entries: b[nPacks*indexPackSize:]}
+	for p := range slices.Chunk(d.packs, indexPackSize) {
+		if _, err := parsePackRef(p); err != nil {
+			return delta{}, err
 		}
-		p := &indexedPack{PackRef: ref, plainSize: int64(binary.BigEndian.Uint64(b[packRefSize:]))}
-		copy(p.header[:], b[packRefSize+8:])
-		if known := packs[p.ID]; known != nil {
-			p = known
-		}
-		packs[p.ID], table[i] = p, p
-		b = b[indexPackSize:]
 	}
-	all = slices.Grow(all, int(nEntries))
-	for ; len(b) > 0; b = b[indexEntrySize:] {
-		l, err := parseIndexEntry(b, table)
-		if err != nil {
-			return all, err
+	for e := range slices.Chunk(d.entries, indexEntrySize) {
+		n := entryPack(e)
+		if int64(n) >= nPacks {
+			return delta{}, fmt.Errorf("%w: index names pack %d of %d", crypto.ErrDamaged, n, nPacks)
 		}
-		all = append(all, l)
+		p := d.packs[int64(n)*indexPackSize:]
+		if err := parseEntry(e).within(packRecordSize(p)); err != nil {
+			return delta{}, fmt.Errorf("index: pack %v: %w", packRecordID(p), err)
+		}
 	}
-	return all, nil
+	return d, nil
 }
 
-func parseIndexEntry(b []byte, table []*indexedPack) (location, error) {
+// parseIndexedPack decodes one record of a pack table.
+func parseIndexedPack(b []byte) (indexedPack, error) {
+	ref, err := parsePackRef(b)
+	p := indexedPack{PackRef: ref, plainSize: packRecordSize(b)}
+	copy(p.header[:], b[packRefSize+8:])
+	return p, err
+}
+
+func packRecordID(b []byte) PackID { return PackID(b[packRefSize-32 : packRefSize]) }
+
+func packRecordSize(b []byte) int64 { return int64(binary.BigEndian.Uint64(b[packRefSize:])) }
+
+// entryPack returns the number of the pack in an entry's record.
+func entryPack(b []byte) uint32 { return binary.BigEndian.Uint32(b[32:]) }
+
+func setEntryPack(b []byte, n uint32) { binary.BigEndian.PutUint32(b[32:], n) }
+
+// entryPrefix is the number by which entries are sorted first.
+func entryPrefix(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
+
+// compareEntries orders entries' records by id, and those of one id in some way.
+func compareEntries(a, b []byte) int { return bytes.Compare(a[:indexEntrySize], b[:indexEntrySize]) }
+
+// writeSorted writes the entries' records to w in order.
+func writeSorted(w io.Writer, entries []byte) error {
+	type place struct {
+		prefix uint64
+		at     int
+	}
+	places := make([]place, len(entries)/indexEntrySize)
+	for i := range places {
+		places[i] = place{entryPrefix(entries[i*indexEntrySize:]), i * indexEntrySize}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		if c := cmp.Compare(a.prefix, b.prefix); c != 0 {
+			return c
+		}
+		return compareEntries(entries[a.at:], entries[b.at:])
+	})
+	for _, p := range places {
+		if _, err := w.Write(entries[p.at:][:indexEntrySize]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sortedEntries returns a sorted copy of the entries' records.
+func sortedEntries(entries []byte) []byte {
+	out := bytes.NewBuffer(make([]byte, 0, len(entries)))
+	writeSorted(out, entries) // a Buffer takes everything
+	return out.Bytes()
+}
+
+// entriesOf returns those records of the sorted ones that have this id.
+func entriesOf(sorted []byte, id ID) []byte {
+	low, high := 0, len(sorted)/indexEntrySize
+	for low < high {
+		if mid := (low + high) / 2; bytes.Compare(sorted[mid*indexEntrySize:][:len(id)], id[:]) < 0 {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	sorted = sorted[low*indexEntrySize:]
+	n := 0
+	for n < len(sorted) && ID(sorted[n:][:len(id)]) == id {
+		n += indexEntrySize
+	}
+	return sorted[:n]
+}
+
+// parseEntry decodes one entry's record, but for its pack.
+func parseEntry(b []byte) packEntry {
 	const mask = 1<<lengthBits - 1
-	var e packEntry
-	copy(e.id[:], b)
-	number := binary.BigEndian.Uint32(b[32:])
-	e.offset = binary.BigEndian.Uint32(b[36:])
 	stored, plain := binary.BigEndian.Uint32(b[40:]), binary.BigEndian.Uint32(b[44:])
-	e.stored, e.codec = stored&mask, codec(stored>>lengthBits)
-	e.plain, e.kind = plain&mask, Kind(plain>>lengthBits)
-	if int64(number) >= int64(len(table)) {
-		return location{}, fmt.Errorf("%w: index names pack %d of %d", crypto.ErrDamaged, number, len(table))
+	return packEntry{
+		id: ID(b[:32]), offset: binary.BigEndian.Uint32(b[36:]),
+		stored: stored & mask, codec: codec(stored >> lengthBits),
+		plain: plain & mask, kind: Kind(plain >> lengthBits),
 	}
-	p := table[number]
-	if int64(e.offset)+int64(e.stored) > p.plainSize {
-		return location{}, fmt.Errorf("%w: index places a chunk beyond the end of pack %v", crypto.ErrDamaged, p.ID)
+}
+
+// within checks that the chunk lies in a pack of this plaintext size.
+func (e packEntry) within(plainSize int64) error {
+	if int64(e.offset)+int64(e.stored) > plainSize {
+		return fmt.Errorf("%w: a chunk is placed beyond the pack's end", crypto.ErrDamaged)
 	}
-	return location{e, p}, nil
+	return nil
 }

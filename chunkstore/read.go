@@ -36,15 +36,15 @@ func (r *Repository) Chunk(ctx context.Context, id ID) ([]byte, error) {
 	if err := r.needIndex(ctx); err != nil {
 		return nil, err
 	}
-	l, ok := r.index.lookup(id)
-	if !ok {
-		return nil, fmt.Errorf("chunk %v: %w", id, ErrChunkMissing)
+	l, err := r.index.locate(id)
+	if err != nil {
+		return nil, err
 	}
 	if l.kind != Data {
 		return r.metaChunk(ctx, Ref{ID: id, Length: l.plain})
 	}
 	found := map[ID][]byte{}
-	err := r.fetchRange(ctx, []location{l}, func(id ID, b []byte) { found[id] = b })
+	err = r.fetchRange(ctx, []location{l}, func(id ID, b []byte) { found[id] = b })
 	return found[id], err
 }
 
@@ -54,8 +54,8 @@ func (r *Repository) Named(ctx context.Context, name string) ([]byte, bool, erro
 		return nil, false, err
 	}
 	id := ID(r.keys.NamedID(name))
-	if _, ok := r.index.lookup(id); !ok {
-		return nil, false, nil
+	if _, ok, err := r.index.lookup(id); !ok {
+		return nil, false, err
 	}
 	b, err := r.Chunk(ctx, id)
 	if err != nil {
@@ -77,9 +77,9 @@ type openMeta struct {
 
 // metaChunk returns a metadata chunk by way of its whole pack, which is kept.
 func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
-	l, ok := r.index.lookup(ref.ID)
-	if !ok {
-		return nil, fmt.Errorf("chunk %v: %w", ref.ID, ErrChunkMissing)
+	l, err := r.index.locate(ref.ID)
+	if err != nil {
+		return nil, err
 	}
 	if l.plain != ref.Length {
 		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its reference says %d", crypto.ErrDamaged, ref.ID, l.plain, ref.Length)
@@ -287,9 +287,9 @@ func (p *plan) full() bool { return p.bytes >= windowBytes || len(p.refs) >= win
 
 func (p *plan) add(x *index, ref Ref) error {
 	if _, ok := p.chunks[ref.ID]; !ok {
-		l, ok := x.lookup(ref.ID)
-		if !ok {
-			return fmt.Errorf("chunk %v: %w", ref.ID, ErrChunkMissing)
+		l, err := x.locate(ref.ID)
+		if err != nil {
+			return err
 		}
 		p.chunks[ref.ID] = l
 		p.bytes += int64(l.plain)
@@ -342,7 +342,7 @@ func ranges(chunks []location) iter.Seq[[]location] {
 		for len(chunks) > 0 {
 			n := 1
 			first, end := chunks[0], chunks[0].offset+chunks[0].stored
-			for n < len(chunks) && chunks[n].pack == first.pack && chunks[n].offset <= end+rangeGap &&
+			for n < len(chunks) && chunks[n].pack.ID == first.pack.ID && chunks[n].offset <= end+rangeGap &&
 				chunks[n].offset+chunks[n].stored-first.offset <= rangeMax {
 				end = chunks[n].offset + chunks[n].stored
 				n++

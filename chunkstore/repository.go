@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 
@@ -17,8 +18,10 @@ import (
 
 // Options tune a Repository. The zero value is ready for use.
 type Options struct {
-	// CacheDir keeps copies of small and metadata objects, as they are stored (encrypted). Several
-	// processes may share it; it may be deleted at any time. Empty: no cache.
+	// CacheDir keeps copies of small and metadata objects, as they are stored (encrypted), and of a
+	// large index its base: ids, sizes and packs of chunks in clear, no content. Several processes
+	// may share it; it may be deleted at any time. Empty: no cache; a large index then takes space
+	// in os.TempDir.
 	CacheDir string
 	// StateDir remembers this host's writer id between runs. Empty: a new id for each run.
 	StateDir string
@@ -41,6 +44,7 @@ type Repository struct {
 	loadMu sync.Mutex // one load of the index at a time
 	loaded bool
 	index  *index
+	limits indexLimits
 
 	windows  places // of all Reads, beyond the one that each has
 	fetching places // ranges that are being fetched
@@ -141,7 +145,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	}
 	return &Repository{
 		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, opts: opts, log: log,
-		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(),
+		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
 		windows: make(places, sharedWindows), fetching: make(places, rangeReaders),
 	}, nil
 }
@@ -180,33 +184,116 @@ func (r *Repository) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	objects := make([][]byte, len(names))
-	if err := r.fetchAll(ctx, crypto.TypeDelta, names, objects); err != nil {
+	l, err := r.readIndex(ctx, names, condemned)
+	if err != nil {
 		return fmt.Errorf("load the index: %w", err)
 	}
-	if err := r.index.load(objects, condemned); err != nil {
-		return fmt.Errorf("load the index: %w", err)
+	r.index.replace(l)
+	if l.base.kept {
+		names, _ = l.base.newer(names) // the others are in the base
 	}
 	r.cache.keep(deltaPrefix, names)
 	r.loaded = true
 	return nil
 }
 
-// fetchAll opens the named objects into out, several at a time, by way of the cache.
-func (r *Repository) fetchAll(ctx context.Context, t crypto.Type, names []string, out [][]byte) error {
+// readIndex makes a listing of the named index objects, by way of a base that has most of them if there
+// is one.
+func (r *Repository) readIndex(ctx context.Context, names []string, condemned map[PackID]bool) (*listing, error) {
+	b, newer := r.findBase(names)
+	l, err := r.gatherIndex(ctx, r.newGather(b), newer, condemned)
+	if errors.Is(err, errScratch) {
+		// The disk of the cache is full, perhaps, or fails: without it then.
+		r.log.Warn("the index is read without the cache", "error", err)
+		g := r.newGather(emptyBase())
+		g.dir, g.keep = os.TempDir(), false
+		l, err = r.gatherIndex(ctx, g, names, condemned)
+	}
+	return l, err
+}
+
+// findBase returns the best base there is and the names of the index objects that it lacks.
+func (r *Repository) findBase(names []string) (*base, []string) {
+	best, newer := emptyBase(), names
+	if b := r.index.loaded.Load().base; b.entries > 0 {
+		if lacking, ok := b.newer(names); ok && len(lacking) <= r.limits.objects {
+			return b, lacking
+		} else if ok {
+			best, newer = b, lacking
+		}
+	}
+	b, err := r.cachedBase()
+	if err != nil {
+		r.log.Debug("no local index is used", "reason", err)
+		return best, newer
+	}
+	if lacking, ok := b.newer(names); ok && len(lacking) < len(newer) {
+		return b, lacking
+	}
+	return best, newer
+}
+
+// cachedBase opens the base in the cache and verifies it.
+func (r *Repository) cachedBase() (*base, error) {
+	f, size, err := r.cache.open(baseName)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readBase(f, size, r.keys.CacheMAC())
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	b.kept = true
+	return b, nil
+}
+
+func (r *Repository) newGather(b *base) *gather {
+	g := &gather{base: b, dir: os.TempDir(), limits: r.limits, newMAC: r.keys.CacheMAC, numbers: map[PackID]uint32{}}
+	if dir, ok := r.cache.makeDir(); ok {
+		g.dir, g.keep = dir, true
+	}
+	return g
+}
+
+// gatherIndex adds the named index objects to g and ends it.
+func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string, condemned map[PackID]bool) (*listing, error) {
+	defer g.close()
+	var mu sync.Mutex
+	err := r.fetchAll(ctx, crypto.TypeDelta, names, func(i int, plain []byte) error {
+		d, err := parseIndex(plain)
+		if err != nil {
+			return fmt.Errorf("object %s: %w", names[i], err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return g.add(names[i], d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return g.listing(condemned)
+}
+
+// fetchAll opens the named objects, several at a time, by way of the cache, and gives the plaintext of
+// names[i] to use(i, ...), in no certain order, several at a time too.
+func (r *Repository) fetchAll(ctx context.Context, t crypto.Type, names []string, use func(int, []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, name := range names {
 		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			object, err := r.cachedGet(ctx, name)
 			if err != nil {
 				return err
 			}
-			if out[i], err = r.keys.Open(t, name, object); err != nil {
+			plain, err := r.keys.Open(t, name, object)
+			if err != nil {
 				r.cache.drop(name)
 				return fmt.Errorf("object %s: %w", name, err)
 			}
-			return nil
+			return use(i, plain)
 		})
 	}
 	return g.Wait()
@@ -232,7 +319,10 @@ func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
 		return nil, err
 	}
 	objects := make([][]byte, len(names))
-	if err := r.fetchAll(ctx, crypto.TypeMark, names, objects); err != nil {
+	if err := r.fetchAll(ctx, crypto.TypeMark, names, func(i int, plain []byte) error {
+		objects[i] = plain
+		return nil
+	}); err != nil {
 		return nil, fmt.Errorf("read marks: %w", err)
 	}
 	condemned := map[PackID]bool{}
@@ -278,15 +368,11 @@ func (r *Repository) Usage(ctx context.Context) (Usage, error) {
 		return Usage{}, err
 	}
 	var u Usage
-	seen := map[PackID]bool{}
-	r.index.each(func(l location) {
-		u.Chunks++
-		u.PlainBytes += int64(l.plain)
-		if !seen[l.pack.ID] {
-			seen[l.pack.ID] = true
-			u.Packs++
-			u.StoredBytes += crypto.SealedSize(l.pack.plainSize)
-		}
+	err := r.index.packs(func(p packUse) {
+		u.Packs++
+		u.StoredBytes += crypto.SealedSize(p.plainSize)
+		u.Chunks += p.chunks
+		u.PlainBytes += p.plain
 	})
-	return u, nil
+	return u, err
 }

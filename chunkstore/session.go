@@ -205,11 +205,21 @@ func (s *Session) claim(id ID) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, stored := s.repo.index.usable(id); stored || s.pending[id] {
-		return true, nil // it came since Keep looked, or is coming
+	if _, stored, err := s.repo.index.usable(id); stored || s.pending[id] || err != nil {
+		return true, err // it came since Keep looked, or is coming
 	}
 	s.pending[id] = true
 	return false, nil
+}
+
+// usable looks a chunk up. An index that cannot be read fails the session: to take all chunks for
+// absent would store everything again.
+func (s *Session) usable(id ID) (location, bool) {
+	l, ok, err := s.repo.index.usable(id)
+	if err != nil {
+		s.fail(err)
+	}
+	return l, ok
 }
 
 // Keep reports whether the repository has all these chunks and they may be relied on; if so, they
@@ -217,7 +227,7 @@ func (s *Session) claim(id ID) (bool, error) {
 func (s *Session) Keep(ids ...ID) bool {
 	packs := make([]PackRef, 0, len(ids))
 	for _, id := range ids {
-		l, ok := s.repo.index.usable(id)
+		l, ok := s.usable(id)
 		if !ok {
 			return s.ownAll(ids)
 		}
@@ -236,7 +246,7 @@ func (s *Session) ownAll(ids []ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		l, ok := s.repo.index.usable(id)
+		l, ok := s.usable(id)
 		switch {
 		case ok:
 			s.used[l.pack.PackRef] = true
