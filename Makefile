@@ -57,9 +57,9 @@ race: ## the tests of the concurrent packages under the race detector
 demo: build ## the whole story on this machine: back a system up, lose it, restore it (root)
 	test/demo/demo.sh
 
-bench: build ## benchmarks, and one run beside docker save/load and restic (root)
+bench: build ## benchmarks, and the tables of docs/performance.md beside restic, kopia, borg, a registry (root); BENCH=nights: those only
 	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PKG)
-	test/setup/run.sh test/bench/run.sh
+	HAKOBUNE=$${HAKOBUNE:-$(CURDIR)/bin/hakobune} test/bench/run.sh $(if $(BENCH),,-doc $(CURDIR)/docs/performance.md) $(BENCH)
 
 lab: ## bring the test engines up and leave them; `. .lab/env` then lets plain `go test` use them (root)
 	test/setup/lab.sh up $(LAB)
