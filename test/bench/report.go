@@ -37,7 +37,7 @@ func (b *bench) machine(ctx context.Context) string {
 func (b *bench) versions(ctx context.Context) string {
 	var all []string
 	for _, p := range []struct{ name, program, line string }{
-		{"hakobune", b.hakobune, b.hakobune + " version | awk '{ print $2; exit }'"},
+		{"hakobune", b.hakobune, b.hakobune + " version | sed 's/^hakobune //; s/,.*//; q'"},
 		{"restic", "restic", "restic version | awk '{ print $2 }'"},
 		{"kopia", "kopia", "cat \"$(dirname \"$(command -v kopia)\")/.kopia\" | sed 's/.*@v//'"}, // built by go install it does not know its own
 		{"borg", "borg", "borg --version | awk '{ print $2 }'"},

@@ -48,6 +48,9 @@ func (b *bench) servers(ctx context.Context) (stop func(), err error) {
 	if err != nil || !have("registry") {
 		return stop, err
 	}
+	if err := os.Mkdir(b.path("registry"), 0o700); err != nil {
+		return stop, err
+	}
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: \":5000\"}\n", b.path("registry"))
 	if err := os.WriteFile(b.path("registry.yml"), []byte(config), 0o600); err != nil {
 		return stop, err

@@ -60,7 +60,7 @@ func (b *bench) newRegistry(s source) *tool {
 	return b.complete(tool{
 		name: aRegistry, dir: b.path("registry"), prepare: "true",
 		backup: "docker commit " + s.name + " " + image + " && docker push -q " + image,
-		list:   "find " + b.path("registry") + " -path '*_manifests/tags/*' -name link",
+		list:   "find " + b.path("registry") + " -path '*_manifests/revisions/*' -name link",
 	})
 }
 
