@@ -115,12 +115,14 @@ func end(pidFile string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", pidFile, err)
 	}
-	for syscall.Kill(pid, syscall.SIGTERM) == nil {
+	err = syscall.Kill(pid, syscall.SIGTERM) // once: dockerd takes the third for an order to leave everything lying
+	for err == nil {
 		// A child of nobody who waits for it stays as a zombie.
 		if stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); bytes.Contains(stat, []byte(") Z ")) {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
+		err = syscall.Kill(pid, 0)
 	}
 	os.Remove(pidFile)
 	return nil

@@ -90,8 +90,19 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	err = b.runAll(ctx, f.Args())
+	text := b.report(ctx) // also of what came before an error
+	fmt.Print(text)
+	if err != nil || *doc == "" {
+		return err
+	}
+	return document(*doc, text)
+}
+
+// runAll runs the scenarios named, or all.
+func (b *bench) runAll(ctx context.Context, chosen []string) error {
 	for _, s := range scenarios {
-		if f.NArg() > 0 && !slices.Contains(f.Args(), s.name) {
+		if len(chosen) > 0 && !slices.Contains(chosen, s.name) {
 			continue
 		}
 		start := time.Now()
@@ -100,12 +111,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		fmt.Fprintf(b.log, "%s took %s\n", s.name, time.Since(start).Round(time.Second))
 	}
-	text := b.report(ctx)
-	fmt.Print(text)
-	if *doc == "" {
-		return nil
-	}
-	return document(*doc, text)
+	return nil
 }
 
 func names() []string {

@@ -107,13 +107,12 @@ func (s *told) String() string {
 	if s == nil {
 		return ""
 	}
-	way := ""
 	for _, o := range s.Objects {
 		if o.Way != "" {
-			way = ", images by " + o.Way
+			return "; images by " + o.Way
 		}
 	}
-	return fmt.Sprintf("; %s read, %s new, %s stored, still for %s%s", size(s.Stats.Read), size(s.Stats.New), size(s.Stats.Stored), s.Stats.Paused.Round(time.Millisecond), way)
+	return fmt.Sprintf("; %s read, %s new, %s stored, still for %s", size(s.Stats.Read), size(s.Stats.New), size(s.Stats.Stored), s.Stats.Paused.Round(time.Millisecond))
 }
 
 func seconds(d time.Duration) string {

@@ -59,7 +59,12 @@ func (b *bench) versions(ctx context.Context) string {
 
 // write writes the table: for each step a row of times, of what was stored, and of memory.
 func (t *table) write(w *strings.Builder) {
-	fmt.Fprintf(w, "\n### %s\n\n%s\n\n| | | %s |\n|---|---|%s\n", t.title, t.intro, strings.Join(t.tools, " | "), strings.Repeat("---|", len(t.tools)))
+	var headings []string
+	for _, tool := range t.tools {
+		headings = append(headings, strings.ReplaceAll(tool, "|", `\|`))
+	}
+	fmt.Fprintf(w, "\n### %s\n\n%s\n\n| | | %s |\n|---|---|%s\n", t.title, t.intro,
+		strings.Join(headings, " | "), strings.Repeat("---|", len(t.tools)))
 	for _, step := range t.steps {
 		t.row(w, step, step, "time", func(m measure) (string, float64) { return seconds(m.took), m.took.Seconds() })
 		if t.stores {

@@ -41,7 +41,10 @@ func (b *bench) restore(ctx context.Context) error {
 	}
 	t := b.newTable("Back on an empty engine", false, names)
 	t.intro = "The same system, until its container is healthy and its content was compared. Each way twice, each time on an engine with a new data directory; the better time."
-	b.system = nil // it is gone with the home engine
+	if _, err := b.host.output(ctx, nil, "docker rm -fv "+s.name); err != nil {
+		return err
+	}
+	b.system = nil
 	for _, w := range append(ways, ways...) {
 		if err := b.host.standby(ctx); err != nil {
 			return err
@@ -84,7 +87,7 @@ func (b *bench) waysBack(s *system, archive string) []way {
 		case aRegistry:
 			ways = append(ways, way{"registry: pull, run", t.env, pull})
 		case aStdin:
-			ways = append(ways, way{"restic dump \\| docker import, run", t.env, dump})
+			ways = append(ways, way{"restic dump | docker import, run", t.env, dump})
 		}
 	}
 	return append(ways, way{"docker load, run", nil, load})

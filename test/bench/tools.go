@@ -21,7 +21,7 @@ const (
 	password  = "the wharf at low tide"
 	aHakobune = "hakobune"
 	aRegistry = "registry: commit, push"
-	aStdin    = "export \\| restic"
+	aStdin    = "export | restic"
 	aRestic   = "restic, directory"
 )
 
@@ -92,7 +92,7 @@ func (b *bench) kopiaDir(s source) *tool {
 }
 
 func (b *bench) kopiaStdin(s source) *tool {
-	return b.newKopia(s, "stdin", "export \\| kopia", "docker export "+s.name+" | kopia snapshot create --no-progress --stdin-file=system.tar /"+s.name)
+	return b.newKopia(s, "stdin", "export | kopia", "docker export "+s.name+" | kopia snapshot create --no-progress --stdin-file=system.tar /"+s.name)
 }
 
 // newBorg: its exit code 1 says that a file changed while it was read, as those of a database do.
