@@ -9,10 +9,11 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-// Sizes of packs: the plaintext at which one is closed, before it would be crossed.
+// Sizes of packs: the plaintext at which one is closed, before it would be crossed. Sealed, that is just
+// below 32 and 8 MiB, which are PADMÉ sizes; a little more would be padded by a whole MiB.
 const (
-	dataPackSize = 32 << 20
-	metaPackSize = 8 << 20
+	dataPackSize = 32<<20 - 32<<10
+	metaPackSize = 8<<20 - 32<<10
 )
 
 // A pack's plaintext ends in a table of its chunks and a trailer.

@@ -19,13 +19,15 @@ import (
 const (
 	openPacks = 2 // chunks go to one of them at random, so that a pack's size tells little
 	uploaders = 2
+
+	usualChunk = 2 << 20 // room that most chunks fit into
 )
 
 // job is a chunk on its way to a pack.
 type job struct {
 	kind  Kind
 	id    ID
-	plain *[]byte // of the pipeline's own, returned to the pool
+	plain []byte // of the pipeline's own
 }
 
 type pipeline struct {
@@ -34,8 +36,8 @@ type pipeline struct {
 	workers errgroup.Group
 	uploads errgroup.Group
 	sending sync.WaitGroup // the same, to be waited for in between
-	buffers sync.Pool
-	packs   map[Kind]*sync.Pool // memory of packs, open or sealed
+	buffers freeList
+	packs   map[Kind]freeList // memory of packs, open or sealed
 
 	mu   sync.Mutex
 	open map[Kind]*[openPacks]*packBuilder
@@ -48,8 +50,8 @@ func newPipeline(s *Session) *pipeline {
 	p := &pipeline{
 		s: s, jobs: make(chan job), finished: make(chan struct{}),
 		open:    map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
-		buffers: sync.Pool{New: func() any { return new([]byte) }},
-		packs:   map[Kind]*sync.Pool{Data: packBuffers(Data), Meta: packBuffers(Meta)},
+		buffers: make(freeList, runtime.GOMAXPROCS(0)+1),
+		packs:   map[Kind]freeList{Data: make(freeList, openPacks+2*uploaders), Meta: make(freeList, openPacks+2*uploaders)},
 	}
 	p.uploads.SetLimit(uploaders)
 	for range runtime.GOMAXPROCS(0) {
@@ -58,15 +60,33 @@ func newPipeline(s *Session) *pipeline {
 	return p
 }
 
-func packBuffers(kind Kind) *sync.Pool {
-	return &sync.Pool{New: func() any { return new(make([]byte, 0, packRoom(kind))) }}
+// freeList keeps memory that is used again. A sync.Pool would lose it at every other collection, and the
+// system would have to find, clear and map new pages for each pack (a tenth of a first night's time).
+type freeList chan []byte
+
+// get returns an empty slice with room for n bytes at least.
+func (f freeList) get(n int) []byte {
+	select {
+	case b := <-f:
+		if cap(b) >= n {
+			return b[:0]
+		}
+	default:
+	}
+	return make([]byte, 0, n)
+}
+
+// put takes memory that nobody uses any more.
+func (f freeList) put(b []byte) {
+	select {
+	case f <- b:
+	default:
+	}
 }
 
 // submit hands over a copy of plain. It blocks until a worker takes it.
 func (p *pipeline) submit(ctx context.Context, kind Kind, id ID, plain []byte) error {
-	b := p.buffers.Get().(*[]byte)
-	*b = append((*b)[:0], plain...)
-	j := job{kind, id, b}
+	j := job{kind, id, append(p.buffers.get(max(len(plain), usualChunk)), plain...)}
 	select {
 	case p.jobs <- j:
 		return nil
@@ -91,12 +111,12 @@ func (p *pipeline) work() error {
 		case <-p.finished:
 			return nil
 		case j := <-p.jobs:
-			c, encoded := p.s.repo.coder.encode(*j.plain, scratch)
+			c, encoded := p.s.repo.coder.encode(j.plain, scratch)
 			if c != raw {
 				scratch = encoded
 			}
-			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(*j.plain))}, encoded)
-			p.buffers.Put(j.plain)
+			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(j.plain))}, encoded)
+			p.buffers.put(j.plain)
 		}
 	}
 }
@@ -105,18 +125,35 @@ func (p *pipeline) work() error {
 func (p *pipeline) pack(e packEntry, encoded []byte) {
 	kind := packKind(e.kind)
 	p.mu.Lock()
-	slot := &p.open[kind][rand.IntN(openPacks)]
-	full := *slot
-	if full != nil && full.fits(len(encoded)) {
-		full = nil
-	} else {
-		*slot = newPackBuilder(kind, *p.packs[kind].Get().(*[]byte))
+	slot, full := p.slot(kind, len(encoded))
+	if *slot == nil {
+		*slot = newPackBuilder(kind, p.packs[kind].get(packRoom(kind)))
 	}
 	(*slot).add(e, encoded)
 	p.mu.Unlock()
 	if full != nil {
 		p.upload(full)
 	}
+}
+
+// slot returns where n bytes go: to one of the open packs at random, if they fit into it, or else to
+// another, so that one which is nearly full waits for what still fits. Where they fit into none the
+// fullest is taken out, to be sent off.
+func (p *pipeline) slot(kind Kind, n int) (slot **packBuilder, full *packBuilder) {
+	open := p.open[kind]
+	first := rand.IntN(openPacks)
+	fullest := &open[first]
+	for i := range openPacks {
+		slot := &open[(first+i)%openPacks]
+		if *slot == nil || (*slot).fits(n) {
+			return slot, nil
+		}
+		if len((*slot).buf) > len((*fullest).buf) {
+			fullest = slot
+		}
+	}
+	full, *fullest = *fullest, nil
+	return fullest, full
 }
 
 // packKind returns the kind of packs that chunks of kind k lie in.
@@ -143,15 +180,13 @@ func (p *pipeline) upload(b *packBuilder) {
 
 func (p *pipeline) store(b *packBuilder) error {
 	s, r := p.s, p.s.repo
-	buffers := p.packs[b.kind]
-	buf := buffers.Get().(*[]byte)
-	ref, object, err := sealPack(r.keys, r.coder, s.writer, b, *buf)
+	memory := p.packs[b.kind]
+	ref, object, err := sealPack(r.keys, r.coder, s.writer, b, memory.get(packRoom(b.kind)))
 	if err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
-	*buf = object
-	defer buffers.Put(buf)
-	buffers.Put(&b.buf)
+	memory.put(b.buf)
+	defer memory.put(object)
 	if err := r.backend.Put(s.ctx, ref.Name(), object); err != nil {
 		return fmt.Errorf("store pack: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 // be recognised do, so they are constants of the format.
 const (
 	smallMax    = 128 << 10 // a larger file is cut on its own
-	bundleMax   = 1 << 20   // bytes of a bundle of smaller ones
+	bundleMax   = 2 << 20   // bytes of a bundle of smaller ones
 	segmentSize = 64 << 20  // a large file is cut as independent segments of this many bytes
 )
 
@@ -74,8 +74,8 @@ func (b *bundle) cut(ctx context.Context) error {
 	return nil
 }
 
-// endsBundle says whether a bundle ends after the small file at path: one path in 64 does.
-func endsBundle(path string) bool { return crc32.ChecksumIEEE([]byte(path))&63 == 0 }
+// endsBundle says whether a bundle ends after the small file at path: one path in 256 does.
+func endsBundle(path string) bool { return crc32.ChecksumIEEE([]byte(path))&255 == 0 }
 
 // spread divides refs, which make up the data of extents back to back, among the extents. It cuts
 // a reference where an extent ends.

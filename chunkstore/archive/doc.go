@@ -52,10 +52,10 @@
 // A file of up to 512 bytes lies in its record. A file of more than 128 KiB is cut by content, in
 // segments of 64 MiB that know nothing of each other, so that they can be read in parallel. Those
 // between are put together, as they follow each other among the files that are read, into bundles
-// of at most 1 MiB: a chunk for each would cost more in index, table and compression than it saves.
+// of at most 2 MiB: a chunk for each would cost more in index, table and compression than it saves.
 //
-// A bundle ends after a path whose CRC-32 (IEEE) has its low six bits zero, one in 64; before it
-// would exceed 1 MiB; and at a larger file. The first of these makes bundles stable: where the next
+// A bundle ends after a path whose CRC-32 (IEEE) has its low eight bits zero, one in 256; before it
+// would exceed 2 MiB; and at a larger file. The first of these makes bundles stable: where the next
 // one begins depends on no content and on no neighbour, so what changes, comes or goes touches its
 // own bundle and, where bundles are cut by size, at most the few up to the next such path. In the
 // usual case nothing of a bundle is read at all: its files' records still name their pieces of it.

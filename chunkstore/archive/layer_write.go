@@ -71,6 +71,7 @@ type layerWriter struct {
 	in     recorder
 	hash   hash.Hash // of the steps, in order
 	size   int64
+	buf    []byte // for a small file
 
 	wait    []*step // complete but for the ID of the bundle
 	waitRaw int     // bytes in them
@@ -80,6 +81,7 @@ func newLayerWriter(s Saver, recipe io.Writer, r io.Reader) *layerWriter {
 	return &layerWriter{
 		saver: s, bundle: bundle{saver: s}, recipe: newRecipeWriter(recipe),
 		in: recorder{r: bufio.NewReaderSize(r, 64<<10)}, hash: sha256.New(),
+		buf: make([]byte, smallMax),
 	}
 }
 
@@ -166,8 +168,8 @@ func (w *layerWriter) file(ctx context.Context, h *tar.Header, tr *tar.Reader) e
 	if h.Size > smallMax {
 		return w.large(ctx, tr)
 	}
-	data, _ := io.ReadAll(tr) // an error comes again, and what was read before it counts
-	return w.small(ctx, data, strings.TrimPrefix(path.Clean("/"+h.Name), "/"))
+	n, _ := io.ReadFull(tr, w.buf[:h.Size]) // an error comes again, and what was read before it counts
+	return w.small(ctx, w.buf[:n], strings.TrimPrefix(path.Clean("/"+h.Name), "/"))
 }
 
 func (w *layerWriter) small(ctx context.Context, data []byte, name string) error {
