@@ -172,7 +172,7 @@ type Image struct {
 // Layer is one layer of an image, named by its DiffID.
 type Layer struct {
 	DiffID string `json:"diff_id"` // "sha256:..." of the uncompressed tar
-	Size   int64  `json:"size"`    // of the uncompressed tar
+	Size   int64  `json:"size"`    // of the uncompressed tar; 0 until it is in the repository
 }
 
 // Volume is a named or anonymous volume.

@@ -84,7 +84,7 @@ func TestContainers(t *testing.T) {
 		if err != nil || len(s.Problems) > 0 {
 			t.Fatal(err, s.Problems)
 		}
-		if len(s.Images) != 1 || s.Containers[0].ImageKey != s.Images[0].Config || s.Images[0].Layers[0].Size == 0 || s.Images[0].OS != "linux" {
+		if len(s.Images) != 1 || s.Containers[0].ImageKey != s.Images[0].Config || s.Images[0].Layers[0].DiffID == "" || s.Images[0].OS != "linux" {
 			t.Errorf("%+v", s.Images)
 		}
 		if len(s.Networks) != 1 || !s.Networks[0].Predefined || s.Networks[0].Driver != "bridge" {
@@ -137,8 +137,8 @@ func TestLayersAreByteExact(t *testing.T) {
 		if img.Config != config || img.Config != digest(img.RawConfig) || len(img.Layers) != 3 {
 			t.Fatalf("%+v", img)
 		}
-		for n, layer := range layers {
-			if img.Layers[n] != (snapshot.Layer{DiffID: ids[n], Size: int64(len(layer))}) {
+		for n := range layers {
+			if img.Layers[n] != (snapshot.Layer{DiffID: ids[n]}) {
 				t.Errorf("layer %d is %+v", n, img.Layers[n])
 			}
 			checkLayer(t, e, img, n)
@@ -174,9 +174,6 @@ func TestImagesOfARemoteEngine(t *testing.T) {
 		}
 		if e.Facts().Containerd {
 			for n := range layers {
-				if img.Layers[n].Size != int64(len(layers[n])) {
-					t.Errorf("layer %d: %d bytes", n, img.Layers[n].Size)
-				}
 				checkLayer(t, far, img, n)
 			}
 		} else if _, err := io.ReadAll(must(far.OpenLayer(ctxOf(t), img, 0))); err == nil || !strings.Contains(err.Error(), "no saves here") {

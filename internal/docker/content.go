@@ -114,12 +114,3 @@ func (c contentFiles) layer(ctx context.Context, img snapshot.Image, n int) (io.
 	}
 	return decompress(r)
 }
-
-// size is known of a layer that is not compressed: its digest is its DiffID.
-func (c contentFiles) size(ctx context.Context, img snapshot.Image, n int) int64 {
-	blob, err := c.blob(ctx, img, n)
-	if err != nil || blob.Digest != img.Layers[n].DiffID {
-		return 0
-	}
-	return blob.Size
-}

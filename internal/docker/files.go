@@ -26,8 +26,6 @@ type imageFiles interface {
 	config(ctx context.Context, want wanted) ([]byte, error)
 	// layer opens the uncompressed tar of a layer.
 	layer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error)
-	// size returns the bytes of that tar, 0 if that is not known without reading all of it.
-	size(ctx context.Context, img snapshot.Image, n int) int64
 }
 
 // wanted says which image is meant: an id may stand for one image a platform.

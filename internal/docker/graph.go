@@ -81,18 +81,6 @@ func (g graphFiles) layer(_ context.Context, img snapshot.Image, n int) (io.Read
 	}), nil
 }
 
-func (g graphFiles) size(_ context.Context, img snapshot.Image, n int) int64 {
-	meta, err := g.meta(img, n)
-	if err != nil {
-		return 0
-	}
-	size, err := splitSize(meta)
-	if err != nil {
-		return 0
-	}
-	return size
-}
-
 // assembly is a stream that a goroutine writes. Close makes it stop and waits for it.
 type assembly struct {
 	*io.PipeReader
@@ -135,30 +123,6 @@ func openSplit(meta string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	return decompress(f)
-}
-
-// splitSize adds up the bytes of a layer's tar without touching its contents.
-func splitSize(meta string) (int64, error) {
-	split, err := openSplit(meta)
-	if err != nil {
-		return 0, err
-	}
-	defer split.Close()
-	entries := storage.NewJSONUnpacker(split)
-	var size int64
-	for {
-		entry, err := entries.Next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return size, nil
-		case err != nil:
-			return 0, err
-		case entry.Type == storage.SegmentType:
-			size += int64(len(entry.Payload))
-		default:
-			size += entry.Size
-		}
-	}
 }
 
 // rootGetter opens files below a layer's directory, and nothing outside whatever links lie in it.

@@ -94,7 +94,8 @@ func (in imageInspection) image() snapshot.Image {
 	return img
 }
 
-// describeImage describes an image in full, with its configuration file and the sizes of layers.
+// describeImage describes an image in full, with its configuration file. How large its layers are is
+// not looked for: of a graph driver that would mean to read what it keeps of each file.
 func (e *Engine) describeImage(ctx context.Context, want wanted) (snapshot.Image, error) {
 	in, raw, err := e.inspectImage(ctx, want.id, nil)
 	if err != nil {
@@ -103,8 +104,7 @@ func (e *Engine) describeImage(ctx context.Context, want wanted) (snapshot.Image
 	img := in.image()
 	img.Inspect = raw
 	want.diffIDs = in.RootFS.Layers
-	var files imageFiles
-	if files, img.RawConfig, err = e.readConfig(ctx, want); err != nil {
+	if img.RawConfig, err = e.readConfig(ctx, want); err != nil {
 		return snapshot.Image{}, fmt.Errorf("configuration of image %s: %w", want.id, err)
 	}
 	config, err := parseConfig(img.RawConfig)
@@ -116,23 +116,20 @@ func (e *Engine) describeImage(ctx context.Context, want wanted) (snapshot.Image
 	for i, id := range config.RootFS.DiffIDs {
 		img.Layers[i].DiffID = id
 	}
-	for i := range img.Layers {
-		img.Layers[i].Size = files.size(ctx, img, i)
-	}
 	return img, nil
 }
 
 // readConfig reads the configuration of an image from the first place that has it.
-func (e *Engine) readConfig(ctx context.Context, want wanted) (imageFiles, []byte, error) {
+func (e *Engine) readConfig(ctx context.Context, want wanted) ([]byte, error) {
 	var errs []error
 	for _, files := range e.files(ctx) {
 		raw, err := files.config(ctx, want)
 		if err == nil {
-			return files, raw, nil
+			return raw, nil
 		}
 		errs = append(errs, err)
 	}
-	return nil, nil, errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 // OpenLayer opens the uncompressed tar of img.Layers[n], from the engine's own files where they

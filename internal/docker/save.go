@@ -167,5 +167,3 @@ func (s savedFiles) copyFile(ctx context.Context, id string, w io.Writer, found 
 	})
 	return link, copied, err
 }
-
-func (savedFiles) size(context.Context, snapshot.Image, int) int64 { return 0 }
