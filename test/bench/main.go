@@ -91,7 +91,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	err = b.runAll(ctx, f.Args())
-	text := b.report(ctx) // also of what came before an error
+	text := b.report(context.WithoutCancel(ctx)) // also of what came before an error
 	fmt.Print(text)
 	if err != nil || *doc == "" {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -19,7 +20,9 @@ func (b *bench) report(ctx context.Context) string {
 	for _, t := range b.tables {
 		t.write(w)
 	}
-	b.details(w)
+	if slices.ContainsFunc(b.tables, func(t *table) bool { return t.stores }) {
+		b.details(w)
+	}
 	return w.String()
 }
 
