@@ -34,12 +34,17 @@ type source struct {
 
 // complete gives a tool a home of its own, so that nobody finds another's cache, and the keys of the store.
 func (b *bench) complete(t tool, env ...string) *tool {
-	home := b.home(&t)
-	t.env = append([]string{
-		"HOME=" + home, "XDG_CACHE_HOME=" + filepath.Join(home, "cache"), "XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
-		"XDG_STATE_HOME=" + filepath.Join(home, "state"), "AWS_ACCESS_KEY_ID=" + user, "AWS_SECRET_ACCESS_KEY=" + secret, "AWS_REGION=us-east-1",
-	}, env...)
+	t.env = append(at(b.home(&t)), "AWS_ACCESS_KEY_ID="+user, "AWS_SECRET_ACCESS_KEY="+secret, "AWS_REGION=us-east-1")
+	t.env = append(t.env, env...)
 	return &t
+}
+
+// at is the environment of a user whose home is there.
+func at(home string) []string {
+	return []string{
+		"HOME=" + home, "XDG_CACHE_HOME=" + filepath.Join(home, "cache"), "XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
+		"XDG_STATE_HOME=" + filepath.Join(home, "state"),
+	}
 }
 
 func (b *bench) home(t *tool) string { return b.path("home", t.bucket+filepath.Base(t.dir)) }
