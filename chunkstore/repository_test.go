@@ -426,3 +426,47 @@ func TestReadCancelled(t *testing.T) {
 		}
 	}
 }
+
+// Readings hold no more than a bounded number of windows together, and still none waits for another:
+// of any number that nobody goes on reading, one more can be read to its end.
+func TestReadsDoNotWaitForEachOther(t *testing.T) {
+	r := newRepository(t, mem.New(mem.Options{}), chunkstore.Options{})
+	content := noise(40, 40<<20)
+	s, err := r.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs, err := s.Split(t.Context(), chunkstore.Data, bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), "test", nothing, chunkstore.Stream{}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() io.ReadCloser {
+		return r.Read(t.Context(), func(yield func(chunkstore.Ref, error) bool) {
+			for _, ref := range refs {
+				if !yield(ref, nil) {
+					return
+				}
+			}
+		})
+	}
+	for range 12 {
+		rd := open()
+		defer rd.Close()
+		if _, err := rd.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // what the first one held is free again for the second
+		rd := open()
+		got, err := io.ReadAll(rd)
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if err := rd.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -367,3 +367,26 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// Memory that is used again, with whatever is in it, gives the same as new memory does.
+func TestSealToOpenTo(t *testing.T) {
+	k := newKeys(t)
+	for _, room := range []int{0, 1, 1000, 1 << 20} {
+		for _, size := range []int{1, 999, 64 << 10, 200_000} {
+			dirty := func() []byte { return bytes.Repeat([]byte{0xff}, room) }
+			plain := pattern(size)
+			object, err := k.SealTo(dirty(), crypto.TypeDataPack, "name", plain)
+			if err != nil || int64(len(object)) != crypto.SealedSize(int64(size)) {
+				t.Fatalf("%d bytes into %d: %d, %v", size, room, len(object), err)
+			}
+			got, err := k.OpenTo(dirty(), crypto.TypeDataPack, "name", object)
+			if err != nil || !bytes.Equal(got, plain) {
+				t.Errorf("%d bytes into %d: %d bytes again, %v", size, room, len(got), err)
+			}
+			object[len(object)-1] ^= 1
+			if _, err := k.OpenTo(dirty(), crypto.TypeDataPack, "name", object); !errors.Is(err, crypto.ErrDamaged) {
+				t.Errorf("%d altered bytes into %d: %v", size, room, err)
+			}
+		}
+	}
+}
