@@ -20,7 +20,7 @@ var ErrChunkMissing = errors.New("chunk is not in the index")
 
 // Bounds of reading. A restore has a Read for each layer and volume that is on its way; each may hold a
 // window, and beyond that as many as the repository's other Reads leave it. With ten at once that is
-// (10 + sharedWindows) x windowBytes, and rangeReaders x 2 x rangeMax for what is being fetched.
+// (10 + sharedWindows) x windowBytes, recentBytes, and rangeReaders x 2 x rangeMax for what is being fetched.
 const (
 	windowBytes   = 8 << 20 // plaintext of the distinct chunks fetched together
 	windowRefs    = 64 << 10
@@ -238,7 +238,6 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 		send(window{err: err})
 		return
 	}
-	var last map[ID][]byte // chunks often continue from one window into the next
 	p := newPlan()
 	flush := func() bool {
 		place := own
@@ -249,9 +248,9 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 		case <-ctx.Done():
 			return false
 		}
-		w := r.fetchWindow(ctx, p, last)
+		w := r.fetchWindow(ctx, p)
 		w.place = place
-		last, p = w.chunks, newPlan()
+		p = newPlan()
 		return send(w)
 	}
 	for ref, err := range refs {
@@ -278,10 +277,11 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 type plan struct {
 	refs   []Ref
 	chunks map[ID]location
+	wanted map[ID]int64 // bytes of each chunk that the refs name
 	bytes  int64
 }
 
-func newPlan() *plan { return &plan{chunks: map[ID]location{}} }
+func newPlan() *plan { return &plan{chunks: map[ID]location{}, wanted: map[ID]int64{}} }
 
 func (p *plan) full() bool { return p.bytes >= windowBytes || len(p.refs) >= windowRefs }
 
@@ -295,15 +295,17 @@ func (p *plan) add(x *index, ref Ref) error {
 		p.bytes += int64(l.plain)
 	}
 	p.refs = append(p.refs, ref)
+	p.wanted[ref.ID] += int64(ref.Length)
 	return nil
 }
 
-// fetchWindow fetches the chunks of a plan, but for those that the window before had.
-func (r *Repository) fetchWindow(ctx context.Context, p *plan, last map[ID][]byte) window {
+// fetchWindow fetches the chunks of a plan, but for those that are remembered, and remembers those of
+// which the rest may be wanted next.
+func (r *Repository) fetchWindow(ctx context.Context, p *plan) window {
 	w := window{refs: p.refs, chunks: make(map[ID][]byte, len(p.chunks))}
 	var missing []location
 	for id, l := range p.chunks {
-		if b, ok := last[id]; ok {
+		if b, ok := r.recent.get(id); ok {
 			w.chunks[id] = b
 		} else {
 			missing = append(missing, l)
@@ -329,6 +331,11 @@ func (r *Repository) fetchWindow(ctx context.Context, p *plan, last map[ID][]byt
 	}
 	if err := g.Wait(); err != nil {
 		return window{err: err}
+	}
+	for _, l := range missing {
+		if p.wanted[l.id] < int64(l.plain) {
+			r.recent.put(l.id, w.chunks[l.id])
+		}
 	}
 	return w
 }

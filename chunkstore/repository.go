@@ -48,6 +48,7 @@ type Repository struct {
 
 	windows  places // of all Reads, beyond the one that each has
 	fetching places // ranges that are being fetched
+	recent   *recent
 
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first
@@ -146,7 +147,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	return &Repository{
 		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
-		windows: make(places, sharedWindows), fetching: make(places, rangeReaders),
+		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(),
 	}, nil
 }
 

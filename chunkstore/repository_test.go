@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -469,4 +470,60 @@ func TestReadsDoNotWaitForEachOther(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A tree that was backed up for many nights has files side by side that lie in chunks of each of these
+// nights. Reading it in order fetches none of them over and over.
+func TestReadTakesTurns(t *testing.T) {
+	store := mem.New(mem.Options{})
+	r := newRepository(t, store, chunkstore.Options{})
+	s, err := r.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nights, size, piece = 30, 1 << 20, 4096
+	var ids []chunkstore.ID
+	for n := range nights {
+		id, err := s.Save(t.Context(), chunkstore.Data, noise(uint64(100+n), size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	if err := s.Commit(t.Context(), "test", nothing, chunkstore.Stream{}); err != nil {
+		t.Fatal(err)
+	}
+	counted := &fetched{Backend: store}
+	r = reopen(t, counted, chunkstore.Options{})
+	rd := r.Read(t.Context(), func(yield func(chunkstore.Ref, error) bool) {
+		for at := 0; at < size; at += piece {
+			for _, id := range ids {
+				if !yield(chunkstore.Ref{ID: id, Offset: uint32(at), Length: piece}, nil) {
+					return
+				}
+			}
+		}
+	})
+	n, err := io.Copy(io.Discard, rd)
+	if err != nil || n != nights*size {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if err := rd.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := counted.bytes.Load(); got > 2*nights*size {
+		t.Errorf("fetched %d bytes for chunks of %d", got, nights*size)
+	}
+}
+
+// fetched counts the bytes that are got of a backend.
+type fetched struct {
+	chunkstore.Backend
+	bytes atomic.Int64
+}
+
+func (f *fetched) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	b, err := f.Backend.Get(ctx, name, off, n)
+	f.bytes.Add(int64(len(b)))
+	return b, err
 }

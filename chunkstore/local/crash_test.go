@@ -1,9 +1,11 @@
 package local_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -88,22 +90,28 @@ func TestKilledWriter(t *testing.T) {
 	}
 }
 
-// killedWriter runs a writer for a random time and returns what it reported.
+// killedWriter runs a writer, kills it at a random moment after it has stored something, and returns
+// what it reported.
 func killedWriter(t *testing.T, dir, round string) []string {
 	t.Helper()
-	var out, problems bytes.Buffer
+	var problems bytes.Buffer
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "HAKOBUNE_TEST_WRITE_TO="+dir, "HAKOBUNE_TEST_ROUND="+round)
-	cmd.Stdout, cmd.Stderr = &out, &problems
+	cmd.Stderr = &problems
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(50*time.Millisecond + rand.N(300*time.Millisecond))
-	cmd.Process.Kill()
+	reported := bufio.NewReader(out)
+	_, begun := reported.Peek(1)
+	time.AfterFunc(rand.N(300*time.Millisecond), func() { cmd.Process.Kill() })
+	report, err := io.ReadAll(reported)
 	cmd.Wait()
-	if problems.Len() > 0 {
-		t.Fatalf("the writer ended by itself: %s", &problems)
+	if problems.Len() > 0 || begun != nil || err != nil {
+		t.Fatalf("the writer ended by itself: %s %v %v", &problems, begun, err)
 	}
-	report := out.String()
-	return strings.Fields(report[:strings.LastIndexByte(report, '\n')+1])
+	return strings.Fields(string(report[:bytes.LastIndexByte(report, '\n')+1]))
 }
