@@ -37,14 +37,20 @@ func (r *restorer) sendImages(ctx context.Context) error {
 		return err
 	}
 	var changes []incoming
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.send(gctx, lacking) })
-	g.Go(func() (err error) {
-		changes, err = r.buildChanges(gctx)
+	var built errgroup.Group
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	built.Go(func() (err error) {
+		if changes, err = r.buildChanges(ctx); err != nil {
+			cancel(err)
+		}
 		return err
 	})
-	if err := g.Wait(); err != nil {
-		return err
+	if err = r.send(ctx, lacking); err != nil {
+		cancel(err)
+	}
+	if errors.Join(err, built.Wait()) != nil {
+		return context.Cause(ctx) // the failure that came first
 	}
 	for i := range changes {
 		if in := &changes[i]; r.images[in.base] != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 func main() {
@@ -27,6 +28,6 @@ func main() {
 		os.Exit(7)
 	case "hang":
 		fmt.Print("up")
-		select {}
+		time.Sleep(time.Hour) // select {} would be a deadlock, which the runtime notices
 	}
 }
