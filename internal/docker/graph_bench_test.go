@@ -29,10 +29,12 @@ func BenchmarkTarSplit(b *testing.B) {
 	ok(b, os.WriteFile(filepath.Join(meta, "cache-id"), []byte("layer"), 0o644))
 	var split bytes.Buffer
 	zw := gzip.NewWriter(&split)
-	in, err := asm.NewInputTarStream(bytes.NewReader(layer), storage.NewJSONPacker(zw), nil)
+	in, done, err := asm.NewInputTarStreamWithDone(bytes.NewReader(layer), storage.NewJSONPacker(zw), nil)
 	ok(b, err)
 	_, err = io.Copy(io.Discard, in)
 	ok(b, err)
+	ok(b, <-done)
+	ok(b, in.Close())
 	ok(b, zw.Close())
 	ok(b, os.WriteFile(filepath.Join(meta, "tar-split.json.gz"), split.Bytes(), 0o644))
 
