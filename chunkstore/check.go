@@ -368,12 +368,9 @@ func (c *checker) readPack(ctx context.Context, ref PackRef, indexed packUse) er
 	var scratch []byte
 	var errs []error
 	for _, e := range entries {
-		b, err := c.r.coder.decode(c.r.keys, e, plain[e.offset:][:e.stored], scratch)
-		if err != nil {
+		if err := c.r.coder.verify(c.r.keys, e, plain[e.offset:][:e.stored], &scratch); err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		scratch = b
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -41,43 +42,63 @@ func newCoder() (*coder, error) {
 	return &coder{enc, dec}, nil
 }
 
-// encode returns the encoding of plain, in dst's memory where it fits, or plain itself where
-// compression does not pay.
-func (c *coder) encode(plain, dst []byte) (codec, []byte) {
-	out := c.enc.EncodeAll(plain, dst[:0])
+// encode returns the encoding of plain, in scratch's memory, or plain itself where compression does
+// not pay. It sees to it that scratch has room, also for what does not pay: the encoder would let it
+// grow piece by piece, which cost more than everything else together for content that does not
+// compress.
+func (c *coder) encode(plain []byte, scratch *[]byte) (codec, []byte) {
+	if n := c.enc.MaxEncodedSize(len(plain)); cap(*scratch) < n {
+		*scratch = make([]byte, 0, n)
+	}
+	out := c.enc.EncodeAll(plain, (*scratch)[:0])
 	if len(out)+len(out)/32 >= len(plain) {
 		return raw, plain
 	}
 	return zstdFrame, out
 }
 
-// decode returns the plaintext of a chunk, in dst's memory where it fits, after comparing it with
-// the chunk's id. It never allocates beyond the length that the table states, itself bounded.
-func (c *coder) decode(keys *crypto.Keys, e packEntry, encoded, dst []byte) ([]byte, error) {
+// decode returns the plaintext of a chunk, in memory of its own, after comparing it with the chunk's
+// id. It never allocates beyond the length that the table states, itself bounded.
+func (c *coder) decode(keys *crypto.Keys, e packEntry, encoded []byte) ([]byte, error) {
+	var own []byte
+	plain, err := c.open(keys, e, encoded, &own)
+	if e.codec == raw {
+		plain = bytes.Clone(plain)
+	}
+	return plain, err
+}
+
+// verify is decode without the result. What it decodes lies in scratch's memory, which grows.
+func (c *coder) verify(keys *crypto.Keys, e packEntry, encoded []byte, scratch *[]byte) error {
+	_, err := c.open(keys, e, encoded, scratch)
+	return err
+}
+
+// open returns the verified plaintext: in scratch's memory, or encoded itself.
+func (c *coder) open(keys *crypto.Keys, e packEntry, encoded []byte, scratch *[]byte) (plain []byte, err error) {
 	if e.plain > MaxChunk || e.plain == 0 {
 		return nil, fmt.Errorf("%w: chunk %v of %d bytes", crypto.ErrDamaged, e.id, e.plain)
 	}
-	if cap(dst) < int(e.plain) {
-		dst = make([]byte, 0, e.plain)
-	}
-	var err error
 	switch e.codec {
 	case raw:
-		dst = append(dst[:0], encoded...)
+		plain = encoded
 	case zstdFrame:
-		if dst, err = c.dec.DecodeAll(encoded, dst[:0]); err != nil {
+		if cap(*scratch) < int(e.plain) {
+			*scratch = make([]byte, 0, e.plain)
+		}
+		if plain, err = c.dec.DecodeAll(encoded, (*scratch)[:0]); err != nil {
 			return nil, fmt.Errorf("%w: chunk %v: %w", crypto.ErrDamaged, e.id, err)
 		}
 	default:
 		return nil, fmt.Errorf("%w: chunk %v has codec %d", crypto.ErrNewer, e.id, e.codec)
 	}
-	if len(dst) != int(e.plain) {
-		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its table says %d", crypto.ErrDamaged, e.id, len(dst), e.plain)
+	if len(plain) != int(e.plain) {
+		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its table says %d", crypto.ErrDamaged, e.id, len(plain), e.plain)
 	}
-	if id, err := chunkID(keys, e.kind, dst); err != nil || id != e.id {
+	if id, err := chunkID(keys, e.kind, plain); err != nil || id != e.id {
 		return nil, fmt.Errorf("%w: chunk %v: content does not match its id", crypto.ErrDamaged, e.id)
 	}
-	return dst, nil
+	return plain, nil
 }
 
 // chunkID computes the id that a chunk's content must have.

@@ -168,8 +168,9 @@ func openNamed(keys *crypto.Keys, ref PackRef, object, buf []byte) ([]byte, []pa
 
 // sealPack seals a finished pack in buf's memory and proves, from the sealed bytes alone, that every
 // chunk comes back: klauspost zstd has corrupted data twice in restic's history, and memory errs too.
-// The builder's own memory serves for that, so its chunks are gone; its entries stay.
-func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder, buf []byte) (PackRef, []byte, error) {
+// The builder's own memory serves for that, and scratch for what is decoded, so its chunks are gone;
+// its entries stay.
+func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder, buf []byte, scratch *[]byte) (PackRef, []byte, error) {
 	ref := PackRef{Kind: b.kind, Writer: w}
 	b.buf = b.finish()
 	object, err := keys.SealTo(buf, ref.sealType(), ref.sealName(), b.buf)
@@ -185,12 +186,11 @@ func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder
 	if len(entries) != len(b.entries) {
 		return ref, nil, fmt.Errorf("verify before upload: %d chunks, packed %d", len(entries), len(b.entries))
 	}
-	var scratch []byte
 	for i, e := range entries {
 		if e != b.entries[i] {
 			return ref, nil, fmt.Errorf("verify before upload: chunk %d is not what was packed", i)
 		}
-		if scratch, err = coder.decode(keys, e, plain[e.offset:][:e.stored], scratch); err != nil {
+		if err = coder.verify(keys, e, plain[e.offset:][:e.stored], scratch); err != nil {
 			return ref, nil, fmt.Errorf("verify before upload: %w", err)
 		}
 	}

@@ -13,14 +13,15 @@ import (
 // The write pipeline: submit → encode (workers) → pack (openPacks open at a time) → seal, verify,
 // upload (uploaders). Every stage is bounded, so a slow store holds back the reading of files.
 //
-// Memory: workers x (MaxChunk + its encoding) + (openPacks + 2 x uploaders) x 34 MiB, where an
-// uploader holds the sealed object and, until that is verified, its plaintext. All of it is used again:
-// with packs of this size the collector would otherwise do nothing else.
+// Memory: (workers + 1) x the longest chunk + workers x its encoding, and packs of 34 MiB: openPacks + 1
+// plain ones, of which one is being sealed, and uploaders sealed ones. Whoever finds none free waits. All of
+// it is used again: with pieces of this size the collector would otherwise do nothing else, and the system
+// would have to find, clear and map new pages for each.
 const (
 	openPacks = 2 // chunks go to one of them at random, so that a pack's size tells little
 	uploaders = 2
 
-	usualChunk = 2 << 20 // room that most chunks fit into
+	usualChunk = 2 << 20 // room that most chunks fit into, at first
 )
 
 // job is a chunk on its way to a pack.
@@ -36,8 +37,11 @@ type pipeline struct {
 	workers errgroup.Group
 	uploads errgroup.Group
 	sending sync.WaitGroup // the same, to be waited for in between
-	buffers freeList
-	packs   map[Kind]freeList // memory of packs, open or sealed
+	sealing sync.Mutex
+	scratch []byte // of whoever seals
+
+	chunks        memory          // for plain chunks
+	plain, sealed map[Kind]memory // for packs
 
 	mu   sync.Mutex
 	open map[Kind]*[openPacks]*packBuilder
@@ -49,9 +53,10 @@ type pipeline struct {
 func newPipeline(s *Session) *pipeline {
 	p := &pipeline{
 		s: s, jobs: make(chan job), finished: make(chan struct{}),
-		open:    map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
-		buffers: make(freeList, runtime.GOMAXPROCS(0)+1),
-		packs:   map[Kind]freeList{Data: make(freeList, openPacks+2*uploaders), Meta: make(freeList, openPacks+2*uploaders)},
+		open:   map[Kind]*[openPacks]*packBuilder{Data: {}, Meta: {}},
+		chunks: newMemory(runtime.GOMAXPROCS(0) + 1),
+		plain:  map[Kind]memory{Data: newMemory(openPacks + 1), Meta: newMemory(openPacks + 1)},
+		sealed: map[Kind]memory{Data: newMemory(uploaders), Meta: newMemory(uploaders)},
 	}
 	p.uploads.SetLimit(uploaders)
 	for range runtime.GOMAXPROCS(0) {
@@ -60,44 +65,55 @@ func newPipeline(s *Session) *pipeline {
 	return p
 }
 
-// freeList keeps memory that is used again. A sync.Pool would lose it at every other collection, and the
-// system would have to find, clear and map new pages for each pack (a tenth of a first night's time).
-type freeList chan []byte
+// memory is a number of pieces of memory, taken when they are needed first and then used again.
+type memory chan []byte
 
-// get returns an empty slice with room for n bytes at least.
-func (f freeList) get(n int) []byte {
+func newMemory(pieces int) memory {
+	m := make(memory, pieces)
+	for range pieces {
+		m <- nil
+	}
+	return m
+}
+
+// get waits for a piece that nobody uses, and returns it empty with room for n bytes at least.
+func (m memory) get(ctx context.Context, n int) ([]byte, error) {
 	select {
-	case b := <-f:
-		if cap(b) >= n {
-			return b[:0]
+	case b := <-m:
+		if cap(b) < n {
+			b = make([]byte, 0, n)
 		}
-	default:
-	}
-	return make([]byte, 0, n)
-}
-
-// put takes memory that nobody uses any more.
-func (f freeList) put(b []byte) {
-	select {
-	case f <- b:
-	default:
-	}
-}
-
-// submit hands over a copy of plain. It blocks until a worker takes it.
-func (p *pipeline) submit(ctx context.Context, kind Kind, id ID, plain []byte) error {
-	j := job{kind, id, append(p.buffers.get(max(len(plain), usualChunk)), plain...)}
-	select {
-	case p.jobs <- j:
-		return nil
+		return b[:0], nil
 	case <-ctx.Done():
-		// The chunk was claimed, so others rely on its coming: the session cannot go on.
-		p.s.fail(ctx.Err())
-		return ctx.Err()
-	case <-p.s.ctx.Done():
-		return p.s.err()
-	case <-p.finished:
-		return fmt.Errorf("save a chunk: the session has ended")
+		return nil, ctx.Err()
+	}
+}
+
+// put gives a piece back.
+func (m memory) put(b []byte) { m <- b }
+
+// submit hands over a copy of plain. It blocks until there is memory for it and a worker takes it.
+func (p *pipeline) submit(ctx context.Context, kind Kind, id ID, plain []byte) error {
+	j := job{kind: kind, id: id}
+	for from, to := p.chunks, chan<- job(nil); ; {
+		select {
+		case b := <-from:
+			if cap(b) < len(plain) {
+				b = make([]byte, 0, max(len(plain), usualChunk))
+			}
+			j.plain = append(b[:0], plain...)
+			from, to = nil, p.jobs
+		case to <- j:
+			return nil
+		case <-ctx.Done():
+			// The chunk was claimed, so others rely on its coming: the session cannot go on.
+			p.s.fail(ctx.Err())
+			return ctx.Err()
+		case <-p.s.ctx.Done():
+			return p.s.err()
+		case <-p.finished:
+			return fmt.Errorf("save a chunk: the session has ended")
+		}
 	}
 }
 
@@ -111,29 +127,34 @@ func (p *pipeline) work() error {
 		case <-p.finished:
 			return nil
 		case j := <-p.jobs:
-			c, encoded := p.s.repo.coder.encode(j.plain, scratch)
-			if c != raw {
-				scratch = encoded
+			c, encoded := p.s.repo.coder.encode(j.plain, &scratch)
+			if p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(j.plain))}, encoded) != nil {
+				return p.s.err()
 			}
-			p.pack(packEntry{id: j.id, kind: j.kind, codec: c, plain: uint32(len(j.plain))}, encoded)
-			p.buffers.put(j.plain)
+			p.chunks.put(j.plain)
 		}
 	}
 }
 
-// pack appends a chunk to one of the open packs and sends the pack off first if it is full.
-func (p *pipeline) pack(e packEntry, encoded []byte) {
+// pack appends a chunk to one of the open packs. If that is full it is sent off first. Fails only when
+// the session does.
+func (p *pipeline) pack(e packEntry, encoded []byte) error {
 	kind := packKind(e.kind)
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	slot, full := p.slot(kind, len(encoded))
-	if *slot == nil {
-		*slot = newPackBuilder(kind, p.packs[kind].get(packRoom(kind)))
-	}
-	(*slot).add(e, encoded)
-	p.mu.Unlock()
 	if full != nil {
 		p.upload(full)
 	}
+	if *slot == nil {
+		buf, err := p.plain[kind].get(p.s.ctx, packRoom(kind))
+		if err != nil {
+			return err
+		}
+		*slot = newPackBuilder(kind, buf)
+	}
+	(*slot).add(e, encoded)
+	return nil
 }
 
 // slot returns where n bytes go: to one of the open packs at random, if they fit into it, or else to
@@ -180,13 +201,11 @@ func (p *pipeline) upload(b *packBuilder) {
 
 func (p *pipeline) store(b *packBuilder) error {
 	s, r := p.s, p.s.repo
-	memory := p.packs[b.kind]
-	ref, object, err := sealPack(r.keys, r.coder, s.writer, b, memory.get(packRoom(b.kind)))
+	ref, object, err := p.seal(b)
 	if err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
-	memory.put(b.buf)
-	defer memory.put(object)
+	defer p.sealed[b.kind].put(object)
 	if err := r.backend.Put(s.ctx, ref.Name(), object); err != nil {
 		return fmt.Errorf("store pack: %w", err)
 	}
@@ -201,6 +220,19 @@ func (p *pipeline) store(b *packBuilder) error {
 	}
 	s.uploaded(pack, b.entries)
 	return nil
+}
+
+// seal seals and verifies a pack. It gives the memory of the pack back; the object's is the caller's to
+// give back. An error ends the session.
+func (p *pipeline) seal(b *packBuilder) (PackRef, []byte, error) {
+	buf, err := p.sealed[b.kind].get(p.s.ctx, packRoom(b.kind))
+	if err != nil {
+		return PackRef{}, nil, err
+	}
+	p.sealing.Lock()
+	defer p.sealing.Unlock()
+	defer func() { p.plain[b.kind].put(b.buf) }()
+	return sealPack(p.s.repo.keys, p.s.repo.coder, p.s.writer, b, buf, &p.scratch)
 }
 
 // settle waits until no upload is under way. Nothing may be submitted meanwhile.

@@ -91,7 +91,7 @@ func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
 	if int64(l.offset)+int64(l.stored) > int64(len(m.plain)) {
 		return nil, fmt.Errorf("%w: chunk %v lies beyond its pack", crypto.ErrDamaged, ref.ID)
 	}
-	return r.coder.decode(r.keys, l.packEntry, m.plain[l.offset:][:l.stored], nil)
+	return r.coder.decode(r.keys, l.packEntry, m.plain[l.offset:][:l.stored])
 }
 
 // metaPack returns an opened metadata pack: from memory, the cache, or the backend.
@@ -377,7 +377,7 @@ func (r *Repository) fetchRange(ctx context.Context, run []location, found func(
 		return fmt.Errorf("pack %s: %w", p.Name(), err)
 	}
 	for _, l := range run {
-		b, err := r.coder.decode(r.keys, l.packEntry, plain[int64(l.offset)-off:][:l.stored], nil)
+		b, err := r.coder.decode(r.keys, l.packEntry, plain[int64(l.offset)-off:][:l.stored])
 		if err != nil {
 			return fmt.Errorf("pack %s: %w", p.Name(), err)
 		}
