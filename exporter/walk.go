@@ -15,13 +15,29 @@ import (
 // Walk implements archive.Tree. It holds the names of the directories on the way from the root to
 // where it is, and at most openDirs of them open.
 func (d *Dir) Walk(ctx context.Context, fn func(archive.Entry) error) error {
-	return d.WalkStat(ctx, func(*archive.Entry) bool { return false }, fn)
+	return newWalker(d, fn).walk(ctx)
 }
 
-// WalkStat implements archive.StatWalker. See trust for the file systems on which it leaves out
-// attributes, and for those on which a walk gives no ctime at all.
-func (d *Dir) WalkStat(ctx context.Context, known func(*archive.Entry) bool, fn func(archive.Entry) error) error {
-	w := walker{Dir: d, known: known, fn: fn, buf: make([]byte, xattrMax)}
+// openDirs is how many directories a walk keeps open. Those further up are opened again when the
+// walk comes back to them.
+const openDirs = 64
+
+// walker is one walk.
+type walker struct {
+	*Dir
+	fn    func(archive.Entry) error
+	bare  bool    // files are told without their attributes
+	flat  bool    // no directory is entered: it took the place of something else
+	stack []level // from the root down
+	path  []byte  // of the last level
+	buf   []byte
+}
+
+func newWalker(d *Dir, fn func(archive.Entry) error) *walker {
+	return &walker{Dir: d, fn: fn, buf: make([]byte, xattrMax)}
+}
+
+func (w *walker) walk(ctx context.Context) error {
 	defer w.close()
 	if err := w.begin(); err != nil {
 		return err
@@ -35,20 +51,6 @@ func (d *Dir) WalkStat(ctx context.Context, known func(*archive.Entry) bool, fn 
 		}
 	}
 	return nil
-}
-
-// openDirs is how many directories a walk keeps open. Those further up are opened again when the
-// walk comes back to them.
-const openDirs = 64
-
-// walker is one walk.
-type walker struct {
-	*Dir
-	known func(*archive.Entry) bool
-	fn    func(archive.Entry) error
-	stack []level // from the root down
-	path  []byte  // of the last level
-	buf   []byte
 }
 
 // level is a directory that is being walked.
@@ -137,6 +139,8 @@ func (w *walker) try(dir int, name, path string) error {
 		return nil
 	case mounted, e.Type != archive.Dir:
 		return w.fn(e)
+	case w.flat:
+		return errReplaced
 	}
 	return w.descend(dir, name, e)
 }
@@ -166,7 +170,7 @@ func (w *walker) node(dir int, name, path string) (e archive.Entry, mounted bool
 		}
 		e.Link = string(w.buf[:n])
 	}
-	if e.Type == archive.File && w.trust.xattrs && w.known(&e) {
+	if e.Type == archive.File && w.bare {
 		return e, w.isMount(&st), nil
 	}
 	err = w.xattrs(dir, name, &e, w.buf)

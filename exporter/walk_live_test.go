@@ -42,11 +42,20 @@ func TestWalkLive(t *testing.T) {
 			}
 		})
 	}
-	d := openDir(t, dir, exporter.DirOptions{})
+	replaced := func(_ string, err error) {
+		if err.Error() != "replaced while it was read" {
+			t.Error(err)
+		}
+	}
+	d := openDir(t, dir, exporter.DirOptions{Report: replaced})
 	walks, reads, vanished := 0, 0, 0
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); walks++ {
 		steady := 0
-		for _, e := range walk(t, d) {
+		entries := walk(t, d)
+		if walks%2 == 1 {
+			entries = walkStat(t, d, func(*archive.Entry) bool { return false })
+		}
+		for _, e := range entries {
 			if e.Type != archive.File {
 				continue
 			}

@@ -240,7 +240,7 @@ func (w *treeWriter) walk(ctx context.Context) error {
 
 func (w *treeWriter) walkTree(ctx context.Context, fn func(Entry) error) error {
 	sw, ok := w.tree.(StatWalker)
-	if !ok {
+	if !ok || w.opts.Previous == nil || w.opts.Rescan {
 		return w.tree.Walk(ctx, fn)
 	}
 	known := func(e *Entry) bool {
