@@ -31,25 +31,7 @@ func (b *bench) nights(ctx context.Context) error {
 	if err := b.step(ctx, t, "nothing changed", s.all, read); err != nil {
 		return err
 	}
-	if err := b.withKeyFile(ctx, t, s); err != nil {
-		return err
-	}
 	return b.secondSystem(ctx, t, s)
-}
-
-// withKeyFile opens the repository by a key file, so without argon2id.
-func (b *bench) withKeyFile(ctx context.Context, t *table, s *system) error {
-	hakobune := *s.all[0]
-	file := b.path("key")
-	if _, err := b.host.output(ctx, hakobune.env, b.hakobune+" key add --new-key-file "+file); err != nil {
-		return err
-	}
-	hakobune.env = append(hakobune.env[:len(hakobune.env):len(hakobune.env)], "HAKOBUNE_PASSWORD=", "HAKOBUNE_KEY_FILE="+file)
-	m, err := b.backup(ctx, &hakobune)
-	if err == nil {
-		b.add(t, "nothing changed, with a key file", aHakobune, m)
-	}
-	return err
 }
 
 // secondSystem backs up another container of the same image.

@@ -20,6 +20,7 @@ type tool struct {
 const (
 	password  = "the wharf at low tide"
 	aHakobune = "hakobune"
+	aKeyFile  = "hakobune, key file"
 	aRegistry = "registry: commit, push"
 	aStdin    = "export | restic"
 	aRestic   = "restic, directory"
@@ -57,6 +58,19 @@ func (b *bench) newHakobune(s source) *tool {
 		name: aHakobune, bucket: bucket, prepare: b.hakobune + " init", backup: b.hakobune + " backup --json " + s.name,
 		list: b.hakobune + " snapshots --json",
 	}, "HAKOBUNE_REPOSITORY="+s3URL(bucket), "HAKOBUNE_PASSWORD="+password)
+}
+
+// newKeyFile is hakobune with a key file, as a job that nobody attends should have one: no password has to
+// be made expensive to guess.
+func (b *bench) newKeyFile(s source) *tool {
+	t := b.newHakobune(s)
+	key := b.path("key-" + s.scenario)
+	withPassword := "HAKOBUNE_PASSWORD='" + password + "' " + b.hakobune
+	bucket := t.bucket + "-key"
+	return b.complete(tool{
+		name: aKeyFile, bucket: bucket, backup: t.backup, list: t.list,
+		prepare: withPassword + " init && " + withPassword + " key add --new-key-file " + key,
+	}, "HAKOBUNE_REPOSITORY="+s3URL(bucket), "HAKOBUNE_KEY_FILE="+key)
 }
 
 // newRegistry is the way that needs nothing but Docker. It sees no volumes, and encrypts nothing.
@@ -111,7 +125,7 @@ func (b *bench) newBorg(s source) *tool {
 
 // nightly returns all ways to back a container up that can be had here.
 func (b *bench) nightly(s source) []*tool {
-	all := []*tool{b.newHakobune(s)}
+	all := []*tool{b.newHakobune(s), b.newKeyFile(s)}
 	if have("registry") {
 		all = append(all, b.newRegistry(s))
 	}
@@ -129,7 +143,7 @@ func (b *bench) nightly(s source) []*tool {
 
 // forVolume returns the ways for a volume.
 func (b *bench) forVolume(s source) []*tool {
-	all := []*tool{b.newHakobune(s)}
+	all := []*tool{b.newHakobune(s), b.newKeyFile(s)}
 	if have("restic") {
 		all = append(all, b.resticDir(s))
 	}
