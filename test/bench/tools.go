@@ -65,7 +65,7 @@ func (b *bench) newHakobune(s source) *tool {
 func (b *bench) newKeyFile(s source) *tool {
 	t := b.newHakobune(s)
 	key := b.path("key-" + s.scenario)
-	withPassword := "HAKOBUNE_PASSWORD='" + password + "' " + b.hakobune
+	withPassword := "env -u HAKOBUNE_KEY_FILE HAKOBUNE_PASSWORD='" + password + "' " + b.hakobune
 	bucket := t.bucket + "-key"
 	return b.complete(tool{
 		name: aKeyFile, bucket: bucket, backup: t.backup, list: t.list,
