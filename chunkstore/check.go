@@ -189,11 +189,18 @@ func (c *checker) outcomes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.chains(ctx, all); err != nil {
+	forgotten, bad, err := c.r.forgotten(ctx)
+	if err != nil {
+		return err
+	}
+	for name, err := range bad {
+		c.fault(name, err)
+	}
+	if err := c.chains(ctx, all, forgotten); err != nil {
 		return err
 	}
 	for _, o := range all {
-		if o.Aborted {
+		if !o.wanted() {
 			continue
 		}
 		c.report.Snapshots++
@@ -209,9 +216,9 @@ func (c *checker) outcomes(ctx context.Context) error {
 	return nil
 }
 
-// chains looks for outcomes that a writer's later one names but that are gone or replaced: somebody
-// removed them, or the store shows an earlier state.
-func (c *checker) chains(ctx context.Context, all []Outcome) error {
+// chains looks for outcomes that a writer's later one names but that are gone, and were not forgotten, or
+// replaced: somebody removed them, or the store shows an earlier state.
+func (c *checker) chains(ctx context.Context, all []Outcome, forgotten map[string]bool) error {
 	byName := map[string]Outcome{}
 	for _, o := range all {
 		byName[o.Name] = o
@@ -222,6 +229,9 @@ func (c *checker) chains(ctx context.Context, all []Outcome) error {
 		}
 		name := sessionName(outcomePrefix, o.Writer, o.Previous.Session)
 		before, ok := byName[name]
+		if !ok && forgotten[name] {
+			continue
+		}
 		if !ok {
 			c.fault(name, fmt.Errorf("missing: the writer's next outcome names it"))
 			continue

@@ -19,6 +19,7 @@ const (
 	deltaPrefix   = "i/"
 	outcomePrefix = "n/"
 	markPrefix    = "g/"
+	forgetPrefix  = "f/"
 	dataPrefix    = "p/"
 	metaPrefix    = "t/"
 	probePrefix   = "probe/"

@@ -35,9 +35,10 @@ type Outcome struct {
 	Packs Stream `json:"packs"`
 
 	// Of the object, not in it:
-	Name     string    `json:"-"`
-	Modified time.Time `json:"-"` // by the store's clock
-	Err      error     `json:"-"` // the object could not be read; only Name, Modified, Writer and Session are set
+	Name      string    `json:"-"`
+	Modified  time.Time `json:"-"` // by the store's clock
+	Err       error     `json:"-"` // the object could not be read; only Name, Modified, Writer and Session are set
+	Forgotten bool      `json:"-"` // see Repository.Forget
 }
 
 // Predecessor names a writer's previous outcome by its stored bytes, so that a store that shows an
@@ -191,14 +192,18 @@ func (s *Session) predecessor(ctx context.Context) (int, *Predecessor, error) {
 }
 
 // Outcomes returns all snapshots of the repository, oldest first by the store's clock, and of
-// aborted sessions nothing. One that cannot be read is returned too, with Err set: it must not
-// hide the others.
+// aborted sessions nothing, nor those that were forgotten. One that cannot be read is returned too,
+// with Err set: it must not hide the others.
 func (r *Repository) Outcomes(ctx context.Context) ([]Outcome, error) {
 	all, err := r.allOutcomes(ctx)
-	return slices.DeleteFunc(all, func(o Outcome) bool { return o.Err == nil && o.Aborted }), err
+	return slices.DeleteFunc(all, func(o Outcome) bool { return !o.wanted() }), err
 }
 
-// allOutcomes is Outcomes with those of aborted sessions.
+// wanted tells whether o is a snapshot, as far as that can be told.
+func (o *Outcome) wanted() bool { return !o.Forgotten && (o.Err != nil || !o.Aborted) }
+
+// allOutcomes is Outcomes with those of aborted sessions and the forgotten ones. A forget record that
+// cannot be read is none: its snapshots stay.
 func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
 	var infos []Info
 	fenced := map[string]bool{}
@@ -214,12 +219,20 @@ func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
 	infos = slices.DeleteFunc(infos, func(i Info) bool { return fenced[i.Name] })
+	forgotten, bad, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, err := range bad {
+		r.log.Warn("a forget record cannot be read, so its snapshots stay", "object", name, "error", err)
+	}
 	outcomes := make([]Outcome, len(infos))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, info := range infos {
 		g.Go(func() error {
 			outcomes[i] = r.readOutcome(gctx, info)
+			outcomes[i].Forgotten = forgotten[info.Name]
 			return gctx.Err()
 		})
 	}

@@ -22,6 +22,7 @@ const (
 	labelChunker = "hakobune/1 chunker seed"
 	labelWriter  = "hakobune/1 writer authentication"
 	labelCache   = "hakobune/1 cache authentication"
+	labelCollect = "hakobune/1 collection authentication"
 )
 
 const keySize = 32
@@ -63,6 +64,7 @@ type keyring struct {
 	chunker secret
 	writer  secret
 	cache   secret
+	collect secret
 }
 
 // NewKeys returns the keys that masters give in the repository repo. There must be one master for
@@ -100,6 +102,7 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 		{&r.chunker, labelChunker},
 		{&r.writer, labelWriter},
 		{&r.cache, labelCache},
+		{&r.collect, labelCollect},
 	} {
 		var err error
 		if *d.dst, err = derive(masters[0], repo, d.label); err != nil {
@@ -156,6 +159,10 @@ func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
 	key := mac(k.ring().writer, w[:])
 	return mac(&key, msg)
 }
+
+// CollectionMAC returns the authentication tag of msg under the key of those who may take something out of
+// the repository: forget snapshots, condemn packs. Compare tags with hmac.Equal.
+func (k *Keys) CollectionMAC(msg []byte) [32]byte { return mac(k.ring().collect, msg) }
 
 // CacheMAC returns a new HMAC-SHA-256 under the key for files that this repository's users keep on
 // their own disks: what is written to it is authenticated by its sum. Compare tags with hmac.Equal.
