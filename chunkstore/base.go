@@ -92,16 +92,16 @@ func (b *base) reader(at, n int64) *bufio.Reader {
 	return bufio.NewReaderSize(io.NewSectionReader(b.file, at, n), int(min(n, baseBlock)))
 }
 
-// bucket reads the entries among which those of id are, sorted, into buf or a larger one.
-func (b *base) bucket(id ID, buf []byte) ([]byte, error) {
+// bucket reads the entries among which those of id are, sorted, into buf or a larger one, and
+// returns the number of the first of them too.
+func (b *base) bucket(id ID, buf []byte) (entries []byte, number int, err error) {
 	i := b.bucketOf(id[:])
 	first, end := b.fanout[i], b.fanout[i+1]
 	buf = slices.Grow(buf[:0], int(end-first)*indexEntrySize)[:int(end-first)*indexEntrySize]
-	if len(buf) == 0 {
-		return buf, nil
+	if len(buf) > 0 {
+		_, err = b.file.ReadAt(buf, b.entriesAt()+int64(first)*indexEntrySize)
 	}
-	_, err := b.file.ReadAt(buf, b.entriesAt()+int64(first)*indexEntrySize)
-	return buf, err
+	return buf, int(first), err
 }
 
 // nameTag stands for the name of an index object.

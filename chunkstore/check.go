@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,7 @@ type checker struct {
 	report *CheckReport
 
 	stored    map[string]int64 // packs in the backend
+	gone      map[PackID]bool  // packs that collections have deleted
 	snapshots []Outcome
 	users     map[PackID]map[int]bool // numbers of the snapshots that need a pack
 	mu        sync.Mutex              // of bad and of the report while packs are read
@@ -112,44 +114,61 @@ func (c *checker) found(ctx context.Context, object string, err error, snapshots
 
 // index loads every index object by itself, so that a damaged one does not hide the others.
 func (c *checker) index(ctx context.Context) error {
-	condemned, err := c.r.condemned(ctx)
+	marks, err := c.r.marks(ctx)
 	if err := c.found(ctx, markPrefix, err); err != nil {
 		return err
 	}
-	names, err := listNames(ctx, c.r.backend, deltaPrefix)
-	if err != nil {
+	condemned := packsOf(maps.Values(marks))
+	c.gone = deletedBy(marks)
+	var l *listing
+	var bad map[string]error
+	if err := relist(func() error {
+		l, bad, err = c.readIndex(ctx, condemned)
 		return err
-	}
-	g := c.r.newGather(emptyBase())
-	defer g.close()
-	for _, name := range names {
-		var d delta
-		object, err := c.r.backend.Get(ctx, name, 0, -1)
-		if err == nil {
-			object, err = c.r.keys.Open(crypto.TypeDelta, name, object)
-		}
-		if err == nil {
-			d, err = parseIndex(object)
-		}
-		if err != nil {
-			if err := c.found(ctx, name, err); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := g.add(name, d); err != nil {
-			return fmt.Errorf("load the index: %w", err)
-		}
-	}
-	l, err := g.listing(condemned)
-	if err != nil {
+	}); err != nil {
 		return fmt.Errorf("load the index: %w", err)
+	}
+	for name, err := range bad {
+		c.fault(name, err)
 	}
 	c.r.loadMu.Lock()
 	defer c.r.loadMu.Unlock()
 	c.r.loaded = true
 	c.r.index.replace(l)
 	return nil
+}
+
+// readIndex makes a listing of the index objects that can be read, and tells of the others.
+func (c *checker) readIndex(ctx context.Context, condemned map[PackID]bool) (*listing, map[string]error, error) {
+	names, err := c.r.indexNames(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	bad := map[string]error{}
+	g := c.r.newGather(emptyBase())
+	defer g.close()
+	for _, name := range names {
+		var d delta
+		object, err := c.r.backend.Get(ctx, name, 0, -1)
+		if errors.Is(err, ErrNotExist) || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		if err == nil {
+			object, err = c.r.keys.Open(indexType(name), name, object)
+		}
+		if err == nil {
+			d, err = parseIndex(object)
+		}
+		if err != nil {
+			bad[name] = err
+			continue
+		}
+		if err := g.add(name, d); err != nil {
+			return nil, nil, err
+		}
+	}
+	l, err := g.listing(condemned)
+	return l, bad, err
 }
 
 // packs compares the index with what is stored.
@@ -171,6 +190,8 @@ func (c *checker) packs(ctx context.Context) error {
 		c.report.Chunks += p.chunks
 		size, ok := c.stored[p.Name()]
 		switch {
+		case !ok && c.gone[p.ID]:
+			return // the index will be without it after the next collection
 		case !ok:
 			c.bad[p.Name()] = fmt.Errorf("pack: %w", ErrNotExist)
 			return
@@ -256,7 +277,7 @@ func (c *checker) chains(ctx context.Context, all []Outcome, forgotten map[strin
 func (c *checker) snapshot(ctx context.Context, n int) error {
 	o := c.snapshots[n]
 	missing := 0
-	for ref, err := range c.chunks(ctx, o) {
+	for ref, err := range c.r.outcomeRefs(ctx, o, c.o.Walk) {
 		if err != nil {
 			if missing > 0 {
 				err = fmt.Errorf("%d chunks missing; %w", missing, err)
@@ -267,7 +288,7 @@ func (c *checker) snapshot(ctx context.Context, n int) error {
 		switch {
 		case err != nil:
 			return err
-		case !ok:
+		case !ok || c.gone[l.pack.ID]:
 			missing++
 			continue
 		case int64(ref.Offset)+int64(ref.Length) > int64(l.plain):
@@ -284,29 +305,6 @@ func (c *checker) snapshot(ctx context.Context, n int) error {
 		c.fault("", fmt.Errorf("%d of its chunks: %w", missing, ErrChunkMissing), o)
 	}
 	return ctx.Err()
-}
-
-// chunks yields all chunks that a snapshot needs.
-func (c *checker) chunks(ctx context.Context, o Outcome) iter.Seq2[Ref, error] {
-	return func(yield func(Ref, error) bool) {
-		for _, st := range []Stream{o.Body, o.Packs} {
-			refs, err := c.r.StreamRefs(ctx, st)
-			for _, ref := range refs {
-				if !yield(ref, nil) {
-					return
-				}
-			}
-			if err != nil {
-				yield(Ref{}, err)
-				return
-			}
-		}
-		for ref, err := range c.o.Walk(ctx, o) {
-			if !yield(ref, err) {
-				return
-			}
-		}
-	}
 }
 
 // data reads the selected packs whole.

@@ -35,6 +35,13 @@
 // of are still there; otherwise it is made anew. What a process uploads itself, and what came after the
 // base, it holds in memory, as it does the whole of a small index.
 //
+// # Forgetting and collecting
+//
+// Forget takes snapshots out of the lists by a record; Collect gives back what no snapshot needs. Neither
+// needs a lock, and neither relies on a backup being short: what a session that runs may rely on is marked
+// first and deleted when that session has ended, after another look at what is needed then.
+// docs/format.md has the steps and what holds at each moment; protocol_test.go explores them in a model.
+//
 // # After a crash
 //
 // At any moment the store holds all earlier snapshots whole. What a killed session uploaded and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/crypto"
 )
@@ -14,19 +15,15 @@ func Condemn(ctx context.Context, r *Repository, mark, prefix string) error {
 	if err != nil {
 		return err
 	}
-	var list []byte
+	var list []PackRef
 	for _, n := range names {
 		ref, err := parsePackName(n)
 		if err != nil {
 			return err
 		}
-		list = ref.append(list)
+		list = append(list, ref)
 	}
-	object, err := r.keys.Seal(crypto.TypeMark, mark, list)
-	if err != nil {
-		return err
-	}
-	return r.backend.Put(ctx, mark, object)
+	return r.putSigned(ctx, crypto.TypeMark, mark, marshalPackRefs(list))
 }
 
 // IndexEntry places a chunk in the n-th of a test's packs.
@@ -86,15 +83,11 @@ func AddUploaded(r *Repository, entries []IndexEntry) {
 
 // MarkPacks condemns packs, as a collection does.
 func MarkPacks(ctx context.Context, r *Repository, mark string, packs ...uint32) error {
-	var list []byte
+	var list []PackRef
 	for _, n := range packs {
-		list = testPack(n).append(list)
+		list = append(list, testPack(n).PackRef)
 	}
-	object, err := r.keys.Seal(crypto.TypeMark, mark, list)
-	if err != nil {
-		return err
-	}
-	return r.backend.Put(ctx, mark, object)
+	return r.putSigned(ctx, crypto.TypeMark, mark, marshalPackRefs(list))
 }
 
 // Place is what the index says of a chunk.
@@ -122,4 +115,10 @@ func SetIndexLimits(r *Repository, run, entries, objects int) {
 func IndexState(r *Repository) (base, recent, fresh int) {
 	l := r.index.loaded.Load()
 	return int(l.base.entries), len(l.recent) / indexEntrySize, len(r.index.fresh)
+}
+
+// SetAges sets the times of collections: how old packs, packs without an index, silent sessions and records
+// must be.
+func SetAges(r *Repository, pack, orphan, silent, record time.Duration) {
+	r.ages = ages{pack, orphan, silent, record}
 }

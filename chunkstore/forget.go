@@ -2,11 +2,8 @@ package chunkstore
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -31,13 +28,16 @@ func (r *Repository) Forget(ctx context.Context, host string, list []Outcome) er
 	for _, o := range list {
 		record.Snapshots = append(record.Snapshots, o.Name)
 	}
+	text, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
 	w, release, err := claimWriter(r.opts.StateDir, r.keys.Repository())
 	if err != nil {
 		return err
 	}
 	defer release()
-	name := sessionName(forgetPrefix, w, newSessionID(time.Now()))
-	if err := r.putSigned(ctx, crypto.TypeForget, name, record); err != nil {
+	if err := r.putSigned(ctx, crypto.TypeForget, sessionName(forgetPrefix, w, newSessionID(time.Now())), text); err != nil {
 		return fmt.Errorf("forget snapshots: %w", err)
 	}
 	return nil
@@ -52,8 +52,8 @@ func (r *Repository) forgotten(ctx context.Context) (map[string]bool, map[string
 	}
 	all, bad := map[string]bool{}, map[string]error{}
 	for _, name := range names {
-		var record forgetRecord
-		if err := r.getSigned(ctx, crypto.TypeForget, name, &record); err != nil {
+		record, err := r.readForget(ctx, name)
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil, nil, ctx.Err()
 			}
@@ -68,57 +68,21 @@ func (r *Repository) forgotten(ctx context.Context) (map[string]bool, map[string
 	return all, bad, nil
 }
 
-// putSigned stores v as JSON behind its tag under the key of collections.
-func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	mac := r.keys.CollectionMAC(text)
-	object, err := r.keys.Seal(t, name, append(mac[:], text...))
-	if err != nil {
-		return err
-	}
-	return r.backend.Put(ctx, name, object)
-}
-
-// getSigned reads what putSigned stored.
-func (r *Repository) getSigned(ctx context.Context, t crypto.Type, name string, v any) error {
+func (r *Repository) readForget(ctx context.Context, name string) (record forgetRecord, err error) {
 	object, err := r.cachedGet(ctx, name)
 	if err != nil {
-		return err
+		return record, err
 	}
-	err = r.openSigned(t, name, object, v)
+	plain, err := r.keys.Open(crypto.TypeForget, name, object)
+	if err == nil {
+		plain, err = r.signed(plain)
+	}
+	if err == nil {
+		err = unmarshalVersioned(plain, &record)
+	}
 	if err != nil {
 		r.cache.drop(name)
-		return fmt.Errorf("object %s: %w", name, err)
+		return record, fmt.Errorf("object %s: %w", name, err)
 	}
-	return nil
-}
-
-func (r *Repository) openSigned(t crypto.Type, name string, object []byte, v any) error {
-	plain, err := r.keys.Open(t, name, object)
-	if err != nil {
-		return err
-	}
-	if len(plain) < sha256.Size {
-		return fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
-	}
-	text := plain[sha256.Size:]
-	if mac := r.keys.CollectionMAC(text); !hmac.Equal(mac[:], plain[:sha256.Size]) {
-		return fmt.Errorf("%w: not written by one who may", crypto.ErrDamaged)
-	}
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(text, &head); err != nil {
-		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
-	}
-	if head.Version != 1 {
-		return fmt.Errorf("%w: %s of version %d", crypto.ErrNewer, strings.TrimSuffix(name[:2], "/"), head.Version)
-	}
-	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
-	}
-	return nil
+	return record, nil
 }

@@ -62,15 +62,21 @@ type gather struct {
 // run says where in the spool one spill lies: pack records, then sorted entries.
 type run struct{ at, packs, entries int64 }
 
-// add takes one more index object.
+// add takes one more index object. Each lists all chunks of its packs, so those of a pack that came before
+// are left out.
 func (g *gather) add(name string, d delta) error {
 	tag := nameTag(name)
 	g.tags = append(g.tags, tag[:]...)
 	numbers := make([]uint32, 0, len(d.packs)/indexPackSize)
+	seen := make([]bool, 0, len(d.packs)/indexPackSize)
 	for p := range slices.Chunk(d.packs, indexPackSize) {
-		numbers = append(numbers, g.number(p))
+		n, known := g.number(p)
+		numbers, seen = append(numbers, n), append(seen, known)
 	}
 	for e := range slices.Chunk(d.entries, indexEntrySize) {
+		if seen[entryPack(e)] {
+			continue
+		}
 		if len(g.entries) >= g.limits.run*indexEntrySize {
 			if err := g.spill(); err != nil {
 				return fmt.Errorf("%w: %w", errScratch, err)
@@ -83,16 +89,17 @@ func (g *gather) add(name string, d delta) error {
 	return nil
 }
 
-// number returns the number of a pack. The first record that comes for it is the one that counts.
-func (g *gather) number(record []byte) uint32 {
+// number returns the number of a pack, and whether it had one. The first record that comes for it is the
+// one that counts.
+func (g *gather) number(record []byte) (n uint32, known bool) {
 	id := packRecordID(record)
-	n, ok := g.numbers[id]
-	if !ok {
+	n, known = g.numbers[id]
+	if !known {
 		n = uint32(len(g.numbers))
 		g.numbers[id] = n
 		g.packs = append(g.packs, record...)
 	}
-	return n
+	return n, known
 }
 
 // spill moves what is in memory to the spool.

@@ -142,7 +142,7 @@ func (x *index) listedBy(l *listing) map[PackID]bool {
 	listed := map[PackID]bool{}
 	for pack, id := range x.own {
 		found := false
-		err := l.each(id, func(at location) bool {
+		err := l.each(id, func(at location, _ int) bool {
 			found = at.pack.ID == pack
 			return !found
 		})
@@ -295,8 +295,8 @@ func sortedEntries(entries []byte) []byte {
 	return out.Bytes()
 }
 
-// entriesOf returns those records of the sorted ones that have this id.
-func entriesOf(sorted []byte, id ID) []byte {
+// entriesOf returns those records of the sorted ones that have this id, and the number of the first.
+func entriesOf(sorted []byte, id ID) ([]byte, int) {
 	low, high := 0, len(sorted)/indexEntrySize
 	for low < high {
 		if mid := (low + high) / 2; bytes.Compare(sorted[mid*indexEntrySize:][:len(id)], id[:]) < 0 {
@@ -310,7 +310,7 @@ func entriesOf(sorted []byte, id ID) []byte {
 	for n < len(sorted) && ID(sorted[n:][:len(id)]) == id {
 		n += indexEntrySize
 	}
-	return sorted[:n]
+	return sorted[:n], low
 }
 
 // parseEntry decodes one entry's record, but for its pack.

@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"sync"
@@ -52,7 +53,7 @@ func (l *listing) standing(p *indexedPack) standing {
 func (l *listing) find(id ID) (location, standing, error) {
 	var best location
 	found := absent
-	err := l.each(id, func(at location) bool {
+	err := l.each(id, func(at location, _ int) bool {
 		if s := l.standing(at.pack); s > found {
 			best, found = at, s
 		}
@@ -64,29 +65,64 @@ func (l *listing) find(id ID) (location, standing, error) {
 	return best, found, nil
 }
 
-// each calls fn for the locations of a chunk until it returns false.
-func (l *listing) each(id ID, fn func(location) bool) error {
+// each calls fn for the locations of a chunk, each with its number among all entries, until it returns
+// false.
+func (l *listing) each(id ID, fn func(location, int) bool) error {
 	buf, _ := l.buffers.Get().(*[]byte)
 	if buf == nil {
 		buf = new([]byte)
 	}
 	defer l.buffers.Put(buf)
-	for e := range slices.Chunk(entriesOf(l.recent, id), indexEntrySize) {
-		if at, err := l.location(e); err != nil || !fn(at) {
-			return err
-		}
-	}
-	var err error
-	if *buf, err = l.base.bucket(id, *buf); err != nil {
+	if more, err := l.eachOf(l.recent, 0, id, fn); err != nil || !more {
 		return err
 	}
-	for e := range slices.Chunk(entriesOf(*buf, id), indexEntrySize) {
-		if at, err := l.location(e); err != nil || !fn(at) {
+	var first int
+	var err error
+	if *buf, first, err = l.base.bucket(id, *buf); err != nil {
+		return err
+	}
+	_, err = l.eachOf(*buf, len(l.recent)/indexEntrySize+first, id, fn)
+	return err
+}
+
+// eachOf is each for sorted entries, of which the first one has that number. It reports whether fn wants
+// more.
+func (l *listing) eachOf(sorted []byte, first int, id ID, fn func(location, int) bool) (bool, error) {
+	entries, n := entriesOf(sorted, id)
+	for e := range slices.Chunk(entries, indexEntrySize) {
+		if at, err := l.location(e); err != nil || !fn(at, first+n) {
+			return false, err
+		}
+		n++
+	}
+	return true, nil
+}
+
+// entries calls fn with every location and its number, in the order of the numbers.
+func (l *listing) entries(fn func(location, int) error) error {
+	n := 0
+	take := func(e []byte) error {
+		at, err := l.location(e)
+		if err == nil {
+			err = fn(at, n)
+		}
+		n++
+		return err
+	}
+	for e := range slices.Chunk(l.recent, indexEntrySize) {
+		if err := take(e); err != nil {
 			return err
 		}
 	}
-	return nil
+	return eachRecord(l.base.entryReader(), indexEntrySize, take)
 }
+
+// same tells whether two listings list the same.
+func (l *listing) same(o *listing) bool {
+	return bytes.Equal(l.base.objects, o.base.objects) && bytes.Equal(l.recent, o.recent) && bytes.Equal(l.packTable, o.packTable)
+}
+
+func (l *listing) entryCount() int { return len(l.recent)/indexEntrySize + int(l.base.entries) }
 
 func (l *listing) location(entry []byte) (location, error) {
 	p, err := l.pack(entryPack(entry))

@@ -17,6 +17,7 @@ const (
 	slotPrefix    = "k/"
 	sessionPrefix = "s/"
 	deltaPrefix   = "i/"
+	segmentPrefix = "x/"
 	outcomePrefix = "n/"
 	markPrefix    = "g/"
 	forgetPrefix  = "f/"

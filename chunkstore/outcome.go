@@ -27,6 +27,7 @@ type Outcome struct {
 	Sequence int             `json:"sequence"`           // 1 for the writer's first
 	Previous *Predecessor    `json:"previous,omitempty"` // the writer's outcome before this one
 	Aborted  bool            `json:"aborted,omitempty"`  // the session left no snapshot
+	Fenced   bool            `json:"fenced,omitempty"`   // a collection gave the session up
 	Host     string          `json:"host,omitempty"`
 	Summary  json.RawMessage `json:"summary,omitempty"` // package snapshot's Summary
 	Body     Stream          `json:"body"`
@@ -92,18 +93,7 @@ func (s *Session) foreignPacks() []byte {
 
 // writeOutcome seals o and creates its object.
 func (s *Session) writeOutcome(ctx context.Context, o Outcome) error {
-	o.Version, o.Session, o.Writer = 1, s.id, s.writer
-	var err error
-	if o.Sequence, o.Previous, err = s.predecessor(ctx); err != nil {
-		return err
-	}
-	text, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	mac := s.repo.keys.MAC(s.writer, text)
-	name := s.name(outcomePrefix)
-	object, err := s.repo.keys.Seal(crypto.TypeOutcome, name, append(mac[:], text...))
+	name, object, err := s.repo.sealOutcome(ctx, s.writer, s.id, o)
 	if err != nil {
 		return err
 	}
@@ -118,6 +108,22 @@ func (s *Session) writeOutcome(ctx context.Context, o Outcome) error {
 	}
 	s.repo.cache.put(name, object)
 	return nil
+}
+
+// sealOutcome completes the outcome of a session and returns its object with its name.
+func (r *Repository) sealOutcome(ctx context.Context, w crypto.WriterID, id SessionID, o Outcome) (name string, object []byte, err error) {
+	o.Version, o.Session, o.Writer = 1, id, w
+	name = sessionName(outcomePrefix, w, id)
+	if o.Sequence, o.Previous, err = r.predecessor(ctx, w, name); err != nil {
+		return "", nil, err
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return "", nil, err
+	}
+	mac := r.keys.MAC(w, text)
+	object, err = r.keys.Seal(crypto.TypeOutcome, name, append(mac[:], text...))
+	return name, object, err
 }
 
 // createOutcome commits on a store with conditional writes. The client library repeats a request
@@ -168,22 +174,22 @@ func (s *Session) placeOutcome(ctx context.Context, name string, object []byte) 
 // abortSuffix marks, on stores without conditional writes, a session as fenced.
 const abortSuffix = "-abort"
 
-// predecessor finds the writer's newest outcome.
-func (s *Session) predecessor(ctx context.Context) (int, *Predecessor, error) {
-	names, err := listNames(ctx, s.repo.backend, outcomePrefix+s.writer.String()+"/")
+// predecessor finds the writer's newest outcome but that of the name, and the number of the next.
+func (r *Repository) predecessor(ctx context.Context, w crypto.WriterID, name string) (int, *Predecessor, error) {
+	names, err := listNames(ctx, r.backend, outcomePrefix+w.String()+"/")
 	if err != nil {
 		return 0, nil, err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, abortSuffix) || n == s.name(outcomePrefix) })
+	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, abortSuffix) || n == name })
 	if len(names) == 0 {
 		return 1, nil, nil
 	}
 	// Names begin with the host's clock, which may have been set back: the number decides.
-	o := s.repo.readOutcome(ctx, Info{Name: names[len(names)-1]})
+	o := r.readOutcome(ctx, Info{Name: names[len(names)-1]})
 	if o.Err != nil {
 		return len(names) + 1, nil, nil // a damaged one must not keep a host from backing up; check reports it
 	}
-	object, err := s.repo.cachedGet(ctx, o.Name)
+	object, err := r.cachedGet(ctx, o.Name)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -77,6 +78,34 @@ type openMeta struct {
 
 // metaChunk returns a metadata chunk by way of its whole pack, which is kept.
 func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
+	b, err := r.readMetaChunk(ctx, ref)
+	if errors.Is(err, ErrNotExist) && r.reload(ctx) {
+		b, err = r.readMetaChunk(ctx, ref)
+	}
+	return b, err
+}
+
+// reloadPause is how long an index that was read anew is taken for current.
+const reloadPause = 10 * time.Second
+
+// reload reads the index anew where a pack is gone that it lists: a collection may have rewritten it. It
+// reports whether to look again; not each time where packs are simply missing.
+func (r *Repository) reload(ctx context.Context) bool {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	if time.Since(r.reloaded) < reloadPause {
+		return r.changed
+	}
+	before := r.index.loaded.Load()
+	if err := r.loadIndex(ctx); err != nil {
+		r.log.Warn("the index could not be read anew after a pack was gone", "error", err)
+		return false
+	}
+	r.reloaded, r.changed = time.Now(), !r.index.loaded.Load().same(before)
+	return r.changed
+}
+
+func (r *Repository) readMetaChunk(ctx context.Context, ref Ref) ([]byte, error) {
 	l, err := r.index.locate(ref.ID)
 	if err != nil {
 		return nil, err
@@ -249,6 +278,9 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 			return false
 		}
 		w := r.fetchWindow(ctx, p)
+		if errors.Is(w.err, ErrNotExist) && r.reload(ctx) {
+			w = r.fetchAgain(ctx, p.refs)
+		}
 		w.place = place
 		p = newPlan()
 		return send(w)
@@ -271,6 +303,17 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 	if len(p.refs) > 0 {
 		flush()
 	}
+}
+
+// fetchAgain is fetchWindow for refs, by the index as it is now.
+func (r *Repository) fetchAgain(ctx context.Context, refs []Ref) window {
+	p := newPlan()
+	for _, ref := range refs {
+		if err := p.add(r.index, ref); err != nil {
+			return window{err: err}
+		}
+	}
+	return r.fetchWindow(ctx, p)
 }
 
 // plan is a window before it is fetched.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/restic/chunker"
 	"golang.org/x/sync/errgroup"
@@ -37,14 +39,17 @@ type Repository struct {
 	pol     chunker.Pol
 	rabin   func() *rabin // of pol; nil: the library finds the cuts
 	coder   *coder
+	ages    ages
 	cache   *cache
 	opts    Options
 	log     *slog.Logger
 
-	loadMu sync.Mutex // one load of the index at a time
-	loaded bool
-	index  *index
-	limits indexLimits
+	loadMu   sync.Mutex // one load of the index at a time
+	loaded   bool
+	reloaded time.Time // because a pack was gone, see reload
+	changed  bool      // by that
+	index    *index
+	limits   indexLimits
 
 	windows  places // of all Reads, beyond the one that each has
 	fetching places // ranges that are being fetched
@@ -145,7 +150,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Repository{
-		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, opts: opts, log: log,
+		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, ages: defaultAges(), opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
 		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(),
 	}, nil
@@ -176,17 +181,21 @@ func (r *Repository) needIndex(ctx context.Context) error {
 
 // loadIndex lists marks before the index: a pack that was condemned in between then still counts
 // as condemned (2-format: B2).
+//
+// Where an object is gone that was just listed, a collection has put others in its place: it lists anew.
 func (r *Repository) loadIndex(ctx context.Context) error {
 	condemned, err := r.condemned(ctx)
 	if err != nil {
 		return err
 	}
-	names, err := listNames(ctx, r.backend, deltaPrefix)
-	if err != nil {
+	var names []string
+	var l *listing
+	if err := relist(func() error {
+		if names, err = r.indexNames(ctx); err == nil {
+			l, err = r.readIndex(ctx, names, condemned)
+		}
 		return err
-	}
-	l, err := r.readIndex(ctx, names, condemned)
-	if err != nil {
+	}); err != nil {
 		return fmt.Errorf("load the index: %w", err)
 	}
 	r.index.replace(l)
@@ -194,9 +203,39 @@ func (r *Repository) loadIndex(ctx context.Context) error {
 		names, _ = l.base.newer(names) // the others are in the base
 	}
 	r.cache.keep(deltaPrefix, names)
+	r.cache.keep(segmentPrefix, names)
 	r.loaded = true
 	return nil
 }
+
+// indexNames lists the index objects: those of sessions first, for a collection creates segments before
+// it deletes what they replace. A new segment may sort before one that is just deleted, so a listing of
+// segments that saw neither could be the result of two moments: it counts if the next one is the same.
+func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
+	deltas, err := listNames(ctx, r.backend, deltaPrefix)
+	if err != nil {
+		return nil, err
+	}
+	segments, err := listNames(ctx, r.backend, segmentPrefix)
+	for stable := len(segments) == 0; err == nil && !stable; {
+		var again []string
+		again, err = listNames(ctx, r.backend, segmentPrefix)
+		stable = slices.Equal(segments, again)
+		segments = again
+	}
+	return append(deltas, segments...), err
+}
+
+// indexType returns the type of an index object, by its name.
+func indexType(name string) crypto.Type {
+	if strings.HasPrefix(name, segmentPrefix) {
+		return crypto.TypeSegment
+	}
+	return crypto.TypeDelta
+}
+
+// fixedType is for fetchAll of objects of one type.
+func fixedType(t crypto.Type) func(string) crypto.Type { return func(string) crypto.Type { return t } }
 
 // readIndex makes a listing of the named index objects, by way of a base that has most of them if there
 // is one.
@@ -260,7 +299,7 @@ func (r *Repository) newGather(b *base) *gather {
 func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string, condemned map[PackID]bool) (*listing, error) {
 	defer g.close()
 	var mu sync.Mutex
-	err := r.fetchAll(ctx, crypto.TypeDelta, names, func(i int, plain []byte) error {
+	err := r.fetchAll(ctx, indexType, names, func(i int, plain []byte) error {
 		d, err := parseIndex(plain)
 		if err != nil {
 			return fmt.Errorf("object %s: %w", names[i], err)
@@ -277,7 +316,7 @@ func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string,
 
 // fetchAll opens the named objects, several at a time, by way of the cache, and gives the plaintext of
 // names[i] to use(i, ...), in no certain order, several at a time too.
-func (r *Repository) fetchAll(ctx context.Context, t crypto.Type, names []string, use func(int, []byte) error) error {
+func (r *Repository) fetchAll(ctx context.Context, t func(name string) crypto.Type, names []string, use func(int, []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, name := range names {
@@ -289,7 +328,7 @@ func (r *Repository) fetchAll(ctx context.Context, t crypto.Type, names []string
 			if err != nil {
 				return err
 			}
-			plain, err := r.keys.Open(t, name, object)
+			plain, err := r.keys.Open(t(name), name, object)
 			if err != nil {
 				r.cache.drop(name)
 				return fmt.Errorf("object %s: %w", name, err)
@@ -311,35 +350,6 @@ func (r *Repository) cachedGet(ctx context.Context, name string) ([]byte, error)
 	}
 	r.cache.put(name, b)
 	return b, nil
-}
-
-// condemned returns the packs that collections have marked.
-func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
-	names, err := listNames(ctx, r.backend, markPrefix)
-	if err != nil || len(names) == 0 {
-		return nil, err
-	}
-	objects := make([][]byte, len(names))
-	if err := r.fetchAll(ctx, crypto.TypeMark, names, func(i int, plain []byte) error {
-		objects[i] = plain
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read marks: %w", err)
-	}
-	condemned := map[PackID]bool{}
-	for i, b := range objects {
-		if len(b)%packRefSize != 0 {
-			return nil, fmt.Errorf("mark %s: %w: %d bytes", names[i], crypto.ErrDamaged, len(b))
-		}
-		for ; len(b) > 0; b = b[packRefSize:] {
-			ref, err := parsePackRef(b)
-			if err != nil {
-				return nil, fmt.Errorf("mark %s: %w", names[i], err)
-			}
-			condemned[ref.ID] = true
-		}
-	}
-	return condemned, nil
 }
 
 // listNames returns the names under prefix, in order.

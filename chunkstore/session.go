@@ -42,6 +42,7 @@ type Session struct {
 	own     map[PackID]bool  // packs of this session
 	used    map[PackRef]bool // packs of others that the snapshot relies on
 	deltas  int              // index deltas written
+	alive   time.Time        // by the host's clock: when the session showed life last
 	packs   []*indexedPack   // uploaded since the last delta
 	chunks  []location       // their chunks
 	beat    sync.WaitGroup   // the heartbeat goroutine
@@ -87,7 +88,7 @@ func (r *Repository) Begin(ctx context.Context, o BeginOptions) (*Session, error
 	}
 	s := &Session{
 		repo: r, id: newSessionID(time.Now()), writer: w, release: release, atomic: conditional,
-		pending: map[ID]bool{}, own: map[PackID]bool{}, used: map[PackRef]bool{},
+		pending: map[ID]bool{}, own: map[PackID]bool{}, used: map[PackRef]bool{}, alive: time.Now().Round(0),
 	}
 	record := sessionRecord{Version: 1, Host: o.Host, Program: o.Program, Started: time.Now().UTC(), Pid: os.Getpid()}
 	if err := s.announce(ctx, record); err != nil {
@@ -285,10 +286,33 @@ func (s *Session) writeDelta(ctx context.Context) error {
 	packs, chunks, n := s.packs, s.chunks, s.deltas
 	s.packs, s.chunks = nil, nil
 	s.deltas++
+	silent := time.Now().Round(0).Sub(s.alive) // by the wall clock: the other one stands still with the machine
+	s.alive = time.Now().Round(0)
 	s.mu.Unlock()
+	if silent > longSilence {
+		if err := s.fenced(ctx); err != nil {
+			return err
+		}
+	}
 	name := fmt.Sprintf("%s-%d", s.name(deltaPrefix), n)
 	if err := s.put(ctx, crypto.TypeDelta, name, marshalIndex(packs, chunks)); err != nil {
 		return fmt.Errorf("store the index: %w", err)
+	}
+	return nil
+}
+
+// longSilence is how long a session may show no life and still be sure that no collection gave it up: what it
+// says of its packs would otherwise be of packs that are deleted.
+const longSilence = 12 * time.Hour
+
+// fenced returns ErrFenced if a collection gave the session up.
+func (s *Session) fenced(ctx context.Context) error {
+	for _, name := range []string{s.name(outcomePrefix), s.name(outcomePrefix) + abortSuffix} {
+		if _, err := s.repo.backend.Stat(ctx, name); err == nil {
+			return ErrFenced
+		} else if !errors.Is(err, ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package importer
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"iter"
 
@@ -13,6 +14,25 @@ import (
 // Refs returns a function that yields every chunk that a restore of a snapshot would need, by way of
 // its body: for chunkstore.CheckOptions.
 func Refs(repo *chunkstore.Repository) func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
+	return refsOf(repo, func(string) bool { return true })
+}
+
+// RefsOnce is for chunkstore.CollectOptions: trees and layers that one of its functions has yielded for
+// one snapshot it does not read again for another.
+func RefsOnce(repo *chunkstore.Repository) func() func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
+	return func() func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
+		seen := map[[sha256.Size]byte]bool{}
+		return refsOf(repo, func(key string) bool {
+			sum := sha256.Sum256([]byte(key))
+			known := seen[sum]
+			seen[sum] = true
+			return !known
+		})
+	}
+}
+
+// refsOf yields the chunks of the trees and layers that are wanted, by a key for their content.
+func refsOf(repo *chunkstore.Repository, wanted func(key string) bool) func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
 	return func(ctx context.Context, o chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
 		return func(yield func(chunkstore.Ref, error) bool) {
 			if _, err := snapshot.ParseSummary(o); err != nil {
@@ -24,7 +44,7 @@ func Refs(repo *chunkstore.Repository) func(context.Context, chunkstore.Outcome)
 				yield(chunkstore.Ref{}, err)
 				return
 			}
-			for what, refs := range systemRefs(ctx, repo, sys) {
+			for what, refs := range systemRefs(ctx, repo, sys, wanted) {
 				for ref, err := range refs {
 					if err != nil {
 						err = fmt.Errorf("%s: %w", what, err)
@@ -39,14 +59,14 @@ func Refs(repo *chunkstore.Repository) func(context.Context, chunkstore.Outcome)
 }
 
 // systemRefs yields, for everything of a system that holds data, what it is and its chunks.
-func systemRefs(ctx context.Context, repo *chunkstore.Repository, sys *snapshot.System) iter.Seq2[string, iter.Seq2[chunkstore.Ref, error]] {
+func systemRefs(ctx context.Context, repo *chunkstore.Repository, sys *snapshot.System, wanted func(key string) bool) iter.Seq2[string, iter.Seq2[chunkstore.Ref, error]] {
 	return func(yield func(string, iter.Seq2[chunkstore.Ref, error]) bool) {
 		tree := func(what, name string, a *snapshot.Archive) bool {
-			return a == nil || yield(what+" "+name, archive.Refs(ctx, repo, a.Records))
+			return a == nil || !wanted(fmt.Sprint("tree ", a.Records)) || yield(what+" "+name, archive.Refs(ctx, repo, a.Records))
 		}
 		for _, i := range sys.Images {
 			for _, l := range i.Layers {
-				if !yield("layer "+l.DiffID, archive.LayerRefs(ctx, repo, l.DiffID)) {
+				if wanted("layer "+l.DiffID) && !yield("layer "+l.DiffID, archive.LayerRefs(ctx, repo, l.DiffID)) {
 					return
 				}
 			}

@@ -26,6 +26,7 @@ type Config struct {
 	AccessKey, SecretKey, SessionToken string
 
 	Profile         string // section of the shared files; default: AWS_PROFILE, or "default"
+	OnlyProfile     bool   // the keys are in the section Profile, and nowhere else is looked
 	CredentialsFile string // instead of ~/.aws/config and ~/.aws/credentials
 
 	Region string // default: the store is asked

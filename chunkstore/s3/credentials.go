@@ -24,10 +24,12 @@ func newCredentials(c Config) *credentials.Credentials {
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 	}}
+	files := source{"shared files", &credentials.FileAWSCredentials{Filename: c.CredentialsFile, Profile: c.Profile}}
+	if c.OnlyProfile {
+		return credentials.New(&chain{sources: []source{files}})
+	}
 	return credentials.New(&chain{sources: []source{
-		{"environment", &credentials.EnvAWS{}},
-		{"shared files", &credentials.FileAWSCredentials{Filename: c.CredentialsFile, Profile: c.Profile}},
-		{"role", &credentials.IAM{Client: role, Region: c.Region}},
+		{"environment", &credentials.EnvAWS{}}, files, {"role", &credentials.IAM{Client: role, Region: c.Region}},
 	}})
 }
 

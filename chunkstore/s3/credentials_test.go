@@ -98,6 +98,10 @@ func TestCredentials(t *testing.T) {
 		if err := open(t, c).Put(t.Context(), "p/x", nil); !errors.Is(err, chunkstore.ErrAccess) {
 			t.Errorf("with the default profile: %v", err)
 		}
+		t.Setenv("AWS_ACCESS_KEY_ID", "nobody")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+		profile.OnlyProfile = true
+		works(t, profile)
 	})
 	t.Run("role", func(t *testing.T) {
 		nothing(t)

@@ -48,10 +48,7 @@ func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, bool
 	if err != nil {
 		return nil, false, err
 	}
-	patience := given(c, "retry").Duration("retry")
-	if patience == 0 {
-		patience = -1 // no retries; to RetryOptions 0 is its default
-	}
+	patience := p.patience(c)
 	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: min(firstAnswer, patience)}
 	_, err = chunkstore.Retry(b, retry).Stat(c.Context, "config")
 	exists := err == nil
@@ -71,6 +68,29 @@ func (p *program) place(c *cli.Context, create bool) (chunkstore.Backend, error)
 	if err != nil {
 		return nil, err
 	}
+	return p.placeAt(c, name, "", create)
+}
+
+// otherPlace opens a second place, for writing. It creates a directory that is missing.
+func (p *program) otherPlace(c *cli.Context, name, profile string) (chunkstore.Backend, error) {
+	b, err := p.placeAt(c, name, profile, !s3.IsURL(name))
+	if err != nil {
+		return nil, err
+	}
+	return chunkstore.Retry(b, chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: p.patience(c)}), nil
+}
+
+// patience is how long a store may fail to answer.
+func (p *program) patience(c *cli.Context) time.Duration {
+	patience := given(c, "retry").Duration("retry")
+	if patience == 0 {
+		patience = -1 // no retries; to RetryOptions 0 is its default
+	}
+	return patience
+}
+
+// placeAt opens a place; profile, if it is not empty, says whose keys open a bucket.
+func (p *program) placeAt(c *cli.Context, name, profile string, create bool) (chunkstore.Backend, error) {
 	up, err := rate(c, "limit-upload")
 	if err != nil {
 		return nil, err
@@ -80,7 +100,7 @@ func (p *program) place(c *cli.Context, create bool) (chunkstore.Backend, error)
 		return nil, err
 	}
 	if s3.IsURL(name) {
-		return p.openS3(c, name, create, up, down)
+		return p.openS3(c, name, profile, create, up, down)
 	}
 	b, err := openLocal(name, create)
 	if err != nil {
@@ -102,12 +122,15 @@ func openLocal(name string, create bool) (chunkstore.Backend, error) {
 	return b, err
 }
 
-func (p *program) openS3(c *cli.Context, name string, create bool, up, down int64) (chunkstore.Backend, error) {
+func (p *program) openS3(c *cli.Context, name, profile string, create bool, up, down int64) (chunkstore.Backend, error) {
 	cfg, err := s3.ParseURL(name)
 	if err != nil {
 		return nil, usage("%v", err)
 	}
 	p.env.configureS3(&cfg)
+	if profile != "" {
+		cfg.Profile, cfg.OnlyProfile = profile, true
+	}
 	if f := given(c, "ca-file").String("ca-file"); f != "" {
 		cfg.CAFile = f
 	}

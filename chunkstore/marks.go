@@ -1,0 +1,224 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// What a collection leaves under g/<writer>/<id>: the mark itself, which condemns packs; who has to end
+// before it may be carried out; the packs that are deleted in the end, on record before the first is; and
+// while it runs a sign of that. Only its own writer carries a mark out: two that did so at once could
+// disagree. What is on record as deleted is so for ever, and stays on record as long as an index object may
+// name it.
+const (
+	waitsSuffix = "-waits"
+	doneSuffix  = "-done"
+	runSuffix   = "-runs"
+)
+
+// mark is what is there of one.
+type mark struct {
+	name     string
+	modified time.Time
+	condemns []PackRef
+	waits    []string // names of sessions, under sessionPrefix
+	waiting  bool     // waits is known
+	deleted  []PackRef
+	done     bool      // deleted is known
+	runs     time.Time // when its collection began; zero: it does not run
+}
+
+// packs returns the packs that the mark makes unusable.
+func (m *mark) packs() []PackRef {
+	if m.done {
+		return m.deleted
+	}
+	return m.condemns
+}
+
+// marks reads all marks, by name. One that is gone when it is read was carried out long ago.
+func (r *Repository) marks(ctx context.Context) (all map[string]*mark, err error) {
+	err = relist(func() error {
+		all, err = r.readMarks(ctx)
+		return err
+	})
+	return all, err
+}
+
+// loadAttempts is how often something is listed while collections replace what was listed. They take
+// longer than reading it does.
+const loadAttempts = 5
+
+// relist calls f again where an object that it has listed is gone.
+func relist(f func() error) error {
+	for attempt := 1; ; attempt++ {
+		if err := f(); !errors.Is(err, ErrNotExist) || attempt == loadAttempts {
+			return err
+		}
+	}
+}
+
+func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, error) {
+	var infos []Info
+	err := r.backend.List(ctx, markPrefix, func(i Info) error {
+		infos = append(infos, i)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list marks: %w", err)
+	}
+	names := make([]string, len(infos))
+	for i, info := range infos {
+		names[i] = info.Name
+	}
+	all, mu := map[string]*mark{}, sync.Mutex{}
+	err = r.fetchAll(ctx, fixedType(crypto.TypeMark), names, func(i int, plain []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := r.takeMark(all, infos[i], plain); err != nil {
+			return fmt.Errorf("mark %s: %w", names[i], err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read marks: %w", err)
+	}
+	r.cache.keep(markPrefix, names)
+	return all, nil
+}
+
+// takeMark adds one object to the mark that it is of.
+func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) error {
+	body, err := r.signed(plain)
+	if err != nil {
+		return err
+	}
+	of := info.Name
+	for _, suffix := range []string{waitsSuffix, doneSuffix, runSuffix} {
+		of = strings.TrimSuffix(of, suffix)
+	}
+	m := all[of]
+	if m == nil {
+		m = &mark{name: of}
+		all[of] = m
+	}
+	switch {
+	case strings.HasSuffix(info.Name, waitsSuffix):
+		var record waitsRecord
+		err = unmarshalVersioned(body, &record)
+		m.waits, m.waiting = record.Sessions, true
+	case strings.HasSuffix(info.Name, runSuffix):
+		m.runs = info.Modified
+	case strings.HasSuffix(info.Name, doneSuffix):
+		m.done = true
+		m.deleted, err = parsePackRefs(body)
+	default:
+		m.modified = info.Modified
+		m.condemns, err = parsePackRefs(body)
+	}
+	return err
+}
+
+// waitsRecord is the object g/<writer>/<id>-waits.
+type waitsRecord struct {
+	Version  int      `json:"version"`
+	Sessions []string `json:"sessions"`
+}
+
+func parsePackRefs(b []byte) ([]PackRef, error) {
+	if len(b)%packRefSize != 0 {
+		return nil, fmt.Errorf("%w: list of packs of %d bytes", crypto.ErrDamaged, len(b))
+	}
+	refs := make([]PackRef, 0, len(b)/packRefSize)
+	for b := range slices.Chunk(b, packRefSize) {
+		ref, err := parsePackRef(b)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+func marshalPackRefs(refs []PackRef) []byte {
+	b := make([]byte, 0, len(refs)*packRefSize)
+	for _, p := range refs {
+		b = p.append(b)
+	}
+	return b
+}
+
+// condemned returns the packs that do not count for a backup: those that a collection wants to delete, or
+// has deleted.
+func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
+	all, err := r.marks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return packsOf(maps.Values(all)), nil
+}
+
+// packsOf returns the packs that marks make unusable.
+func packsOf(marks func(func(*mark) bool)) map[PackID]bool {
+	packs := map[PackID]bool{}
+	for m := range marks {
+		for _, p := range m.packs() {
+			packs[p.ID] = true
+		}
+	}
+	return packs
+}
+
+// putSigned stores body behind its tag under the key of those who may take something out.
+func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, body []byte) error {
+	object, err := r.sealSigned(t, name, body)
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, name, object)
+}
+
+func (r *Repository) sealSigned(t crypto.Type, name string, body []byte) ([]byte, error) {
+	tag := r.keys.CollectionMAC(body)
+	return r.keys.Seal(t, name, append(tag[:], body...))
+}
+
+// signed returns the body in the plaintext of what putSigned stored.
+func (r *Repository) signed(plain []byte) ([]byte, error) {
+	if len(plain) < sha256.Size {
+		return nil, fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
+	}
+	body := plain[sha256.Size:]
+	if tag := r.keys.CollectionMAC(body); !hmac.Equal(tag[:], plain[:sha256.Size]) {
+		return nil, fmt.Errorf("%w: not written by one who may", crypto.ErrDamaged)
+	}
+	return body, nil
+}
+
+// unmarshalVersioned reads JSON of version 1.
+func unmarshalVersioned(text []byte, v any) error {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(text, &head); err != nil {
+		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	if head.Version != 1 {
+		return fmt.Errorf("%w: record of version %d", crypto.ErrNewer, head.Version)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	return nil
+}

@@ -1,0 +1,323 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+const (
+	// fewIndexes is how many objects an index may have and is still read fast.
+	fewIndexes = 16
+	// segmentEntries is how many chunks one segment lists: 25 MB, of packs that no other segment lists.
+	segmentEntries = 512 << 10
+)
+
+// consolidate merges the index objects of all sessions that have ended into segments, without the packs
+// that were deleted. It creates the segments before it deletes what they replace, so at any moment the
+// index has every pack that is stored. Another collection may do the same: then it begins again.
+func (c *collector) consolidate(ctx context.Context) error {
+	merged := false
+	err := relist(func() error {
+		var err error
+		merged, err = c.mergeIndex(ctx)
+		return err
+	})
+	if err == nil && merged {
+		err = c.r.LoadIndex(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("merge the index: %w", err)
+	}
+	return nil
+}
+
+// mergeIndex is one attempt; it reports whether there was something to do.
+func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
+	s, err := c.r.listSessions(ctx)
+	if err != nil {
+		return false, err
+	}
+	names, err := c.r.indexNames(ctx)
+	if err != nil {
+		return false, err
+	}
+	c.report.Indexes = [2]int{len(names), len(names)}
+	ended := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return ofRunning(s, name) })
+	deleted := deletedBy(c.marks)
+	if len(ended) <= fewIndexes && !c.lists(deleted) {
+		return false, nil
+	}
+	c.o.Progress("merge the index", 0, 0)
+	segments, err := c.writeSegments(ctx, ended, deleted)
+	if err != nil {
+		return false, err
+	}
+	c.report.Indexes[1] = len(names) - len(ended) + segments
+	return true, c.deleteAll(ctx, ended)
+}
+
+// ofRunning tells whether an index object is of a session that has not ended.
+func ofRunning(s sessions, name string) bool {
+	w, id, _, err := parseSessionName(deltaPrefix, name)
+	if err != nil {
+		return false // a segment
+	}
+	session := sessionName(sessionPrefix, w, id)
+	_, begun := s.begun[session]
+	return begun && !s.ended[session]
+}
+
+// lists tells whether the index lists one of the packs.
+func (c *collector) lists(packs map[PackID]bool) bool {
+	found := false
+	for id := range packs {
+		found = found || c.packs[id] != nil
+	}
+	return found
+}
+
+// writeSegments reads the named index objects and stores what they list, but for the packs in without. It
+// returns the number of segments.
+func (c *collector) writeSegments(ctx context.Context, names []string, without map[PackID]bool) (int, error) {
+	g := c.r.newGather(emptyBase())
+	g.keep = false
+	l, err := c.r.gatherIndex(ctx, g, names, nil)
+	if err != nil {
+		return 0, err
+	}
+	segment, chunks, of := 0, 0, map[PackID]int{}
+	if err := l.uses(map[PackID]packUse{}, func(u packUse) {
+		if without[u.ID] {
+			return
+		}
+		if chunks += u.chunks; chunks > segmentEntries && chunks > u.chunks {
+			segment, chunks = segment+1, u.chunks
+		}
+		of[u.ID] = segment
+	}); err != nil {
+		return 0, err
+	}
+	if len(of) == 0 {
+		return 0, nil
+	}
+	id := newSessionID(time.Now())
+	for n := range segment + 1 {
+		name := fmt.Sprintf("%s%s%s-%d", segmentPrefix, strings.TrimPrefix(c.own, markPrefix), id, n)
+		if err := c.writeSegment(ctx, name, l, n, of); err != nil {
+			return 0, err
+		}
+	}
+	return segment + 1, nil
+}
+
+// writeSegment stores the n-th segment.
+func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n int, of map[PackID]int) error {
+	seen := map[PackID]*indexedPack{}
+	var packs []*indexedPack
+	var chunks []location
+	if err := l.entries(func(at location, _ int) error {
+		if segment, ok := of[at.pack.ID]; !ok || segment != n {
+			return nil
+		}
+		p := seen[at.pack.ID]
+		if p == nil {
+			p = at.pack
+			seen[p.ID], packs = p, append(packs, p)
+		}
+		chunks = append(chunks, location{at.packEntry, p})
+		return nil
+	}); err != nil {
+		return err
+	}
+	object, err := c.r.keys.Seal(crypto.TypeSegment, name, marshalIndex(packs, chunks))
+	if err != nil {
+		return err
+	}
+	return c.r.backend.Put(ctx, name, object)
+}
+
+// deleteAll deletes objects, several at a time.
+func (c *collector) deleteAll(ctx context.Context, names []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, name := range names {
+		g.Go(func() error { return c.r.backend.Delete(ctx, name) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}
+
+// tidy deletes the records that are of no use any more.
+func (c *collector) tidy(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{c.tidySessions, c.tidyOutcomes, c.tidyMarks} {
+		if err := step(ctx); err != nil {
+			return fmt.Errorf("tidy: %w", err)
+		}
+	}
+	return nil
+}
+
+// tidySessions deletes what announced sessions that have ended.
+func (c *collector) tidySessions(ctx context.Context) error {
+	s, err := c.r.listSessions(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for name := range s.begun {
+		if s.ended[name] {
+			names = append(names, name)
+		}
+	}
+	return c.deleteAll(ctx, names)
+}
+
+// tidyOutcomes deletes outcomes of forgotten snapshots and, after a time, of sessions that gave up by
+// themselves. One by which a collection gave a session up stays: were it gone, that session, should it come
+// back to life, could commit. So does each writer's newest, which the next one names.
+func (c *collector) tidyOutcomes(ctx context.Context) error {
+	all, err := c.r.allOutcomes(ctx)
+	if err != nil {
+		return err
+	}
+	newest := map[crypto.WriterID]string{}
+	for _, o := range all {
+		newest[o.Writer] = max(newest[o.Writer], o.Name)
+	}
+	var names []string
+	for _, o := range all {
+		old := c.now.Sub(o.Modified) > c.r.ages.record
+		if o.Name != newest[o.Writer] && (o.Forgotten || o.Err == nil && o.Aborted && !o.Fenced && old) {
+			names = append(names, o.Name)
+			if o.Forgotten {
+				c.report.Records++
+			}
+		}
+	}
+	return c.deleteAll(ctx, names)
+}
+
+// tidyMarks deletes marks that were carried out long ago, and those that nobody will carry out, when nobody
+// is there who may have read the index before and no index object lists a pack of theirs that is gone; and
+// signs of life of collections that died.
+func (c *collector) tidyMarks(ctx context.Context) error {
+	s, err := c.r.listSessions(ctx)
+	if err != nil {
+		return err
+	}
+	oldest := c.now // of those who run
+	for _, name := range s.running() {
+		oldest = earlier(oldest, s.begun[name])
+	}
+	ended := map[string]time.Time{} // marks, by when they were put or carried out
+	var dead []string
+	if err := c.r.backend.List(ctx, markPrefix, func(i Info) error {
+		name, done := strings.CutSuffix(i.Name, doneSuffix)
+		_, runs := strings.CutSuffix(i.Name, runSuffix)
+		switch {
+		case runs && c.now.Sub(i.Modified) > c.r.ages.record:
+			dead = append(dead, i.Name)
+		case runs:
+			oldest = earlier(oldest, i.Modified)
+		case done:
+			ended[name] = i.Modified
+		case c.marks[name] != nil && !c.isOwn(c.marks[name]) && !c.runs(c.marks[name]) && ended[name].IsZero():
+			ended[name] = i.Modified
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := c.deleteAll(ctx, dead); err != nil {
+		return err
+	}
+	listed, err := c.listedPacks()
+	if err != nil {
+		return err
+	}
+	for name, at := range ended {
+		m := c.marks[name]
+		if m == nil || c.now.Sub(at) <= c.r.ages.record || !oldest.After(at) || c.stillNamed(m, listed) {
+			continue
+		}
+		for _, suffix := range []string{waitsSuffix, "", doneSuffix} { // in this order: never a mark that looks as if not carried out
+			if err := c.r.backend.Delete(ctx, name+suffix); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stillNamed tells whether the index lists a pack of the mark that is not stored.
+func (c *collector) stillNamed(m *mark, listed map[PackID]bool) bool {
+	return slices.ContainsFunc(m.packs(), func(p PackRef) bool {
+		_, stored := c.stored[p.ID]
+		return listed[p.ID] && !stored
+	})
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// listedPacks returns the packs that the index lists now.
+func (c *collector) listedPacks() (map[PackID]bool, error) {
+	listed := map[PackID]bool{}
+	err := c.r.index.packs(func(p packUse) { listed[p.ID] = true })
+	return listed, err
+}
+
+// fence gives a session up: it cannot commit any more. One that has ended meanwhile stays as it is.
+func (r *Repository) fence(ctx context.Context, w crypto.WriterID, id SessionID, creates bool) error {
+	o := Outcome{Aborted: true, Fenced: true}
+	if !creates {
+		name := sessionName(outcomePrefix, w, id) + abortSuffix
+		object, err := r.keys.Seal(crypto.TypeOutcome, name, []byte("given up"))
+		if err != nil {
+			return err
+		}
+		return r.backend.Put(ctx, name, object)
+	}
+	name, object, err := r.sealOutcome(ctx, w, id, o)
+	if err != nil {
+		return err
+	}
+	if err := r.backend.(Creator).PutIfAbsent(ctx, name, object); !errors.Is(err, ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// avoid lets chunks in these packs count as absent, until the index is loaded again.
+func (x *index) avoid(packs map[PackID]bool) {
+	l := x.loaded.Load()
+	x.replace(newListing(l.base, l.packTable, l.recent, packs))
+}
+
+// Retire ends the session without a snapshot when everything saved is durable and indexed.
+func (s *Session) Retire(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
+	defer stop()
+	defer s.end()
+	if err := s.pipe.flush(); err != nil {
+		return err
+	}
+	if err := s.writeDelta(ctx); err != nil {
+		return err
+	}
+	return s.writeOutcome(ctx, Outcome{Aborted: true})
+}
