@@ -55,7 +55,36 @@ type CheckReport struct {
 // indexed pack is stored with its right length; every chunk that a snapshot leads to is indexed in
 // such a pack; all metadata can be read. Data: the selected packs are read whole, compared with
 // their names, opened, and each chunk decoded and compared with its id.
+//
+// Where snapshots are forgotten or packs deleted by others while it looks, what it finds may be of two moments:
+// then it looks again.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	for attempt := 1; ; attempt++ {
+		before, err := r.removals(ctx)
+		if err != nil {
+			return nil, err
+		}
+		report, err := r.checkOnce(ctx, o)
+		if err != nil || len(report.Faults) == 0 || attempt == loadAttempts {
+			return report, err
+		}
+		if after, err := r.removals(ctx); err != nil || slices.Equal(before, after) {
+			return report, err
+		}
+	}
+}
+
+// removals lists what tells that something was taken out.
+func (r *Repository) removals(ctx context.Context) ([]string, error) {
+	forgets, err := listNames(ctx, r.backend, forgetPrefix)
+	if err != nil {
+		return nil, err
+	}
+	marks, err := listNames(ctx, r.backend, markPrefix)
+	return append(forgets, marks...), err
+}
+
+func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
 	for _, step := range []func(context.Context) error{c.slots, c.index, c.packs, c.outcomes, c.data} {
 		if err := step(ctx); err != nil {

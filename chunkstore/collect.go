@@ -236,8 +236,29 @@ func (c *collector) survey(ctx context.Context) error {
 	return c.unsure(ctx)
 }
 
-// assess computes what is needed, from the outcomes that there are now.
+// assess computes what is needed, from the outcomes that there are now. A snapshot that cannot be read may
+// just have been forgotten and collected by others: then it begins again.
 func (c *collector) assess(ctx context.Context) error {
+	for {
+		err := c.assessOnce(ctx)
+		var failed *snapshotError
+		if !errors.As(err, &failed) {
+			return err
+		}
+		now, listErr := c.r.Outcomes(ctx)
+		if listErr != nil {
+			return listErr
+		}
+		if slices.ContainsFunc(now, func(o Outcome) bool { return o.Name == failed.outcome.Name }) {
+			return err
+		}
+		if c.marks, err = c.r.marks(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *collector) assessOnce(ctx context.Context) error {
 	var err error
 	c.checked = time.Now().Round(0)
 	if c.wanted, err = c.r.Outcomes(ctx); err != nil {

@@ -132,11 +132,23 @@ func (r *Repository) live(ctx context.Context, wanted []Outcome, gone map[PackID
 			err = ctx.Err()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %s: %w", o.Session.Random(), err)
+			return nil, &snapshotError{o, err}
 		}
 	}
 	return s, nil
 }
+
+// snapshotError says that a snapshot could not be walked.
+type snapshotError struct {
+	outcome Outcome
+	err     error
+}
+
+func (e *snapshotError) Error() string {
+	return fmt.Sprintf("snapshot %s: %v", e.outcome.Session.Random(), e.err)
+}
+
+func (e *snapshotError) Unwrap() error { return e.err }
 
 // sealed returns the length of the pack's object.
 func (u *packUsage) sealed() int64 { return crypto.SealedSize(u.plainSize) }
