@@ -95,7 +95,7 @@ func containersOf(s *System) map[string]fields {
 		all[c.Name] = fields{
 			"Image": c.ImageKey, "State": c.State, "Health": c.Health,
 			"Config": config(inspect.child("Config")), "HostConfig": inspect.child("HostConfig").without("ContainerIDFile"),
-			"Networks": endpoints(inspect.child("NetworkSettings").child("Networks")),
+			"Networks": endpoints(inspect.child("NetworkSettings").child("Networks"), c.Name),
 		}
 	}
 	return all
@@ -143,13 +143,15 @@ func environment(list any) any {
 	return env
 }
 
-// endpoints is what was asked for of each network that a container is in, without what it was given.
-func endpoints(networks fields) fields {
+// endpoints is what was asked for of each network that a container is in, without what it was given:
+// its addresses, and as an alias its own name, which older engines add as its short id.
+func endpoints(networks fields, container string) fields {
 	all := fields{}
 	for name := range networks {
 		e := networks.child(name)
+		aliases, _ := e["Aliases"].([]any)
 		all[name] = fields{
-			"Aliases": e["Aliases"], "IPAMConfig": e["IPAMConfig"], "Links": e["Links"],
+			"Aliases": slices.DeleteFunc(aliases, func(a any) bool { return a == container }), "IPAMConfig": e["IPAMConfig"], "Links": e["Links"],
 			"DriverOpts": e["DriverOpts"], "GwPriority": e["GwPriority"], "Connected": true,
 		}
 	}

@@ -44,7 +44,7 @@ func hex(digits string) string { return strings.Repeat(digits, 64/len(digits)) }
 func TestDiffContainers(t *testing.T) {
 	const base = `{"Id":"@ID@","Created":"2026-11-20T02:00:00Z","State":{"Pid":17},"Config":{"Hostname":"@SHORT@","Env":["A=1","PORT=80"],"Cmd":["sh","-c","a && b"],
 		"Labels":{"com.docker.compose.replace":"@ID@"}},"HostConfig":{"Memory":8589934592,"Binds":["/x:/y"],"ContainerIDFile":"/run/1"},
-		"NetworkSettings":{"Networks":{"net":{"Aliases":["web","@SHORT@"],"IPAddress":"172.18.0.2"}}}}`
+		"NetworkSettings":{"Networks":{"net":{"Aliases":["www","@SHORT@"],"IPAddress":"172.18.0.2"}}}}`
 	edit := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(base) }
 	for name, tc := range map[string]struct {
 		later string
@@ -60,6 +60,8 @@ func TestDiffContainers(t *testing.T) {
 		"number unset":    {edit("8589934592", "0"), []string{`  HostConfig.Memory: "8589934592" ""`}},
 		"bind":            {edit(`"/x:/y"`, `"/z:/y","/x:/y:ro"`), []string{`  HostConfig.Binds: "/x:/y" ""`, `  HostConfig.Binds: "" "/z:/y"`, `  HostConfig.Binds: "" "/x:/y:ro"`}},
 		"host name":       {edit(`"Hostname":"@SHORT@"`, `"Hostname":"shop"`), []string{`  Config.Hostname: "web" "shop"`}},
+		"own alias":       {edit(`"www","@SHORT@"`, `"www"`), nil},
+		"alias":           {edit(`"www",`, ``), []string{`  Networks.net.Aliases: "www" ""`}},
 		"network":         {edit(`"net":`, `"back":{},"net":`), []string{`  Networks.back.Connected: "" "true"`}},
 	} {
 		a := &snapshot.System{Containers: []snapshot.Container{container("web", hex("1a"), base)}}
