@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
@@ -73,4 +74,9 @@ func TakeApart(s Saver, r io.Reader, fetch func(chunkstore.ID) []byte) ([]byte, 
 			out.Write(fetch(ref.ID)[ref.Offset:][:ref.Length])
 		}
 	}
+}
+
+// SearcherOf is NewSearcher for records from anywhere, with room for so many finds.
+func SearcherOf(records func(context.Context, chunkstore.Stream) iter.Seq2[Entry, error], room int, patterns ...Pattern) *Searcher {
+	return &Searcher{records: records, patterns: patterns, known: map[streamKey][]Entry{}, room: room}
 }

@@ -203,9 +203,12 @@ func (e *Entry) holds(o *Entry) bool {
 			return a.Name == b.Name && slices.Equal(a.Value, b.Value)
 		}) &&
 		slices.Equal(e.Inline, o.Inline) &&
-		slices.EqualFunc(e.Extents, o.Extents, func(a, b Extent) bool {
-			return a.Length == b.Length && a.Hole == b.Hole && slices.Equal(a.Refs, b.Refs)
-		})
+		slices.EqualFunc(e.Extents, o.Extents, Extent.equal)
+}
+
+// equal reports whether two extents are made of the same pieces.
+func (x Extent) equal(y Extent) bool {
+	return x.Length == y.Length && x.Hole == y.Hole && slices.Equal(x.Refs, y.Refs)
 }
 
 // refs calls fn for every reference of the entry's content, until fn returns false.

@@ -73,7 +73,7 @@ The repository and its password are better given once, in the environment
 		CommandNotFound:           nil,
 		Action:                    p.noCommand,
 		Commands: []*cli.Command{
-			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.dumpCommand(),
+			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.findCommand(), p.diffCommand(), p.dumpCommand(),
 			p.restoreCommand(), p.exportCommand(), p.checkCommand(), p.pruneCommand(), p.syncCommand(), p.statsCommand(), p.keyCommand(),
 			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
 		},

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -94,7 +96,12 @@ func (p *program) lsParts(c *cli.Context, list []part) error {
 }
 
 type entryLine struct {
-	Type  string    `json:"message_type"`
+	Type string `json:"message_type"`
+	entryFields
+}
+
+// entryFields is a node of a tree in JSON.
+type entryFields struct {
 	Path  string    `json:"path"` // bytes that are not UTF-8 as \xNN
 	Kind  string    `json:"type"`
 	Mode  string    `json:"mode"`
@@ -105,17 +112,27 @@ type entryLine struct {
 	Link  string    `json:"link,omitempty"`
 }
 
+func newEntryFields(e archive.Entry) entryFields {
+	return entryFields{printable(e.Path), e.Type.String(), fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.Size, mtime(e), printable(e.Link)}
+}
+
+func mtime(e archive.Entry) time.Time { return time.Unix(e.MTime.Sec, int64(e.MTime.Nsec)) }
+
 func (p *program) lsEntry(c *cli.Context, e archive.Entry) {
-	mtime := time.Unix(e.MTime.Sec, int64(e.MTime.Nsec))
 	if isSet(c, "json") {
-		writeJSON(p.out, entryLine{"entry", printable(e.Path), e.Type.String(), fmt.Sprintf("%04o", e.Mode), e.UID, e.GID, e.Size, mtime, printable(e.Link)})
+		writeJSON(p.out, entryLine{"entry", newEntryFields(e)})
 		return
 	}
-	name := "/" + printable(e.Path)
+	fmt.Fprintln(p.out, entryText(e, "/"+e.Path))
+}
+
+// entryText shows a node as ls -l does, under the given name.
+func entryText(e archive.Entry, name string) string {
+	name = printable(name)
 	if e.Link != "" {
 		name += " -> " + printable(e.Link)
 	}
-	fmt.Fprintf(p.out, "%s %5d %5d %12d %s %s\n", modeString(e), e.UID, e.GID, e.Size, mtime.Local().Format("2006-01-02 15:04:05"), name)
+	return fmt.Sprintf("%s %5d %5d %12d %s %s", modeString(e), e.UID, e.GID, e.Size, mtime(e).Local().Format(time.DateTime), name)
 }
 
 // modeString is the mode as ls -l shows it, with w for what a container deleted from its image.
@@ -150,4 +167,12 @@ func printable(s string) string {
 	}
 	q = fmt.Sprintf("%q", s)
 	return q[1 : len(q)-1]
+}
+
+// readable is printable for text that may hold quotes and letters of any language.
+func readable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return printable(s)
+	}
+	return s
 }

@@ -48,6 +48,11 @@ func (p *program) choose(c *cli.Context, repo *chunkstore.Repository, selector s
 	if err != nil {
 		return nil, snapshot.Selection{}, err
 	}
+	return p.pick(c, cat, selector)
+}
+
+// pick is choose from a catalog that was read already.
+func (p *program) pick(c *cli.Context, cat *snapshot.Catalog, selector string) (*snapshot.Snapshot, snapshot.Selection, error) {
 	sel, err := snapshot.Select(cat.Snapshots, selector, filter(c), time.Local)
 	if err != nil {
 		return nil, sel, withHint(err, "hakobune snapshots lists what there is")
@@ -67,22 +72,23 @@ func (p *program) chooseWhole(c *cli.Context, repo *chunkstore.Repository, selec
 
 // part is one tree of a snapshot under the name by which people ask for it.
 type part struct {
-	name string // "web", "shop_db", "/etc/shop"
-	kind string // changes, volume, bind
-	tree *snapshot.Archive
+	name   string // "web", "shop_db", "/etc/shop"
+	kind   string // changes, volume, bind
+	tree   *snapshot.Archive
+	single bool // of a bind: a single file, in the tree under its base name
 }
 
 // parts lists the trees that a snapshot holds.
 func parts(sys *snapshot.System) []part {
 	var list []part
 	for _, c := range sys.Containers {
-		list = append(list, part{c.Name, "changes", c.Changes})
+		list = append(list, part{name: c.Name, kind: snapshot.KindChanges, tree: c.Changes})
 	}
 	for _, v := range sys.Volumes {
-		list = append(list, part{v.Name, "volume", v.Content})
+		list = append(list, part{name: v.Name, kind: snapshot.KindVolume, tree: v.Content})
 	}
 	for _, b := range sys.Binds {
-		list = append(list, part{b.Source, "bind", b.Content})
+		list = append(list, part{name: b.Source, kind: snapshot.KindBind, tree: b.Content, single: b.File})
 	}
 	return list
 }
@@ -94,7 +100,7 @@ func findPart(sys *snapshot.System, sel snapshot.Selection) (part, string, error
 	var names []string
 	for _, p := range parts(sys) {
 		inside, below := strings.CutPrefix(sel.Part, p.name+"/")
-		bind := p.kind == "bind" && below
+		bind := p.kind == snapshot.KindBind && below
 		if p.name != sel.Part && !bind {
 			names = append(names, p.name)
 			continue
