@@ -141,9 +141,12 @@ func (b *bench) nightly(s source) []*tool {
 	return all
 }
 
-// forVolume returns the ways for a volume.
-func (b *bench) forVolume(s source) []*tool {
-	all := []*tool{b.newHakobune(s), b.newKeyFile(s)}
+// forVolume returns the ways for a volume. A large one is too much for a third store.
+func (b *bench) forVolume(s source, large bool) []*tool {
+	all := []*tool{b.newHakobune(s)}
+	if !large {
+		all = append(all, b.newKeyFile(s))
+	}
 	if have("restic") {
 		all = append(all, b.resticDir(s))
 	}

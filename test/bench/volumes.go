@@ -28,7 +28,7 @@ func (b *bench) smallFiles(ctx context.Context) error {
 			return err
 		}
 	}
-	tools := b.forVolume(s)
+	tools := b.forVolume(s, false)
 	t := b.newTable("A volume of small files", true, heads(tools))
 	t.intro = fmt.Sprintf("%d files in %d directories, %s, half of it compressible.", b.files, (b.files+perDir-1)/perDir, size(w.bytes))
 	change := func() error {
@@ -82,7 +82,7 @@ func (b *bench) bigFile(ctx context.Context) error {
 			return err
 		}
 	}
-	tools := b.forVolume(s)
+	tools := b.forVolume(s, true)
 	t := b.newTable("A volume with one large file", true, heads(tools))
 	t.intro = size(b.big<<20) + " that do not compress."
 	numbers := rand.New(random)
