@@ -12,13 +12,14 @@
 // info; no key serves two purposes.
 //
 //	master secret, of each epoch
-//	  "hakobune/1 object seed"            seed, from which each object of the epoch has its own key
+//	  "hakobune/1 object seed"                seed, from which each object of the epoch has its own key
 //	master secret of epoch 1
-//	  "hakobune/1 chunk id"               Keys.ChunkID: HMAC-SHA-256 of a chunk's plaintext
-//	  "hakobune/1 named id"               Keys.NamedID: HMAC-SHA-256 of a name
-//	  "hakobune/1 chunker seed"           Keys.ChunkerSeed: HMAC-SHA-256 of 0, 1, 2, ... (8 bytes big-endian)
-//	  "hakobune/1 writer authentication"  Keys.MAC: HMAC-SHA-256(key, writer id) is the key of a writer
-//	  "hakobune/1 cache authentication"   Keys.CacheMAC
+//	  "hakobune/1 chunk id"                   Keys.ChunkID: HMAC-SHA-256 of a chunk's plaintext
+//	  "hakobune/1 named id"                   Keys.NamedID: HMAC-SHA-256 of a name
+//	  "hakobune/1 chunker seed"               Keys.ChunkerSeed: HMAC-SHA-256 of 0, 1, 2, ... (8 bytes big-endian)
+//	  "hakobune/1 writer authentication"      Keys.MAC: HMAC-SHA-256(key, writer id) is the key of a writer
+//	  "hakobune/1 cache authentication"       Keys.CacheMAC
+//	  "hakobune/1 collection authentication"  Keys.CollectionMAC
 //
 // A rotation adds an epoch: its seed seals from then on, and every older seed still opens. Ids and tags
 // stay under epoch 1, because deduplication and the chain of manifests must outlive rotations. So the

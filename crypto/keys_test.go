@@ -103,6 +103,7 @@ func TestKeysAreSeparate(t *testing.T) {
 		add("MAC", k.MAC(w, []byte("x")))
 		add("MAC of another writer", k.MAC(crypto.NewWriterID(), []byte("x")))
 		add("CacheMAC", cacheMAC(k, []byte("x")))
+		add("CollectionMAC", k.CollectionMAC([]byte("x")))
 		add("ChunkerSeed", [32]byte(seed(t, k)))
 	}
 }

@@ -67,6 +67,7 @@ func TestVectorsOfDerivedKeys(t *testing.T) {
 			"4205bbeb9b18b59bc4768d7ee891f857d795d06d663836308ad479a84305fce5"},
 		{"MAC", sum(k.MAC(w, msg)), "f579bc6f0f6590a8d5d41b545c4d48790705fb0e50862e7064a60318ac18bf0d"},
 		{"CacheMAC", sum(cacheMAC(k, msg)), "24f2da7ad3ab26f815d38f112141c4c233decda083e31d73328fe31c80b51971"},
+		{"CollectionMAC", sum(k.CollectionMAC(msg)), "1e03721569a67aa6962baa5b13c04967bc036e077b8b9c063758892773fb3891"},
 	} {
 		if got := hex.EncodeToString(tc.got); got != tc.want {
 			t.Errorf("%s = %s, want %s", tc.what, got, tc.want)

@@ -60,6 +60,7 @@ print("NamedID", mac(label(M1, b"named id"), b"hakobune").hex())
 print("ChunkerSeed", (mac(chunker, struct.pack(">Q", 0)) + mac(chunker, struct.pack(">Q", 1))).hex())
 print("MAC", mac(mac(writer, bytes(range(1, 9))), b"hakobune").hex())
 print("CacheMAC", mac(label(M1, b"cache authentication"), b"hakobune").hex())
+print("CollectionMAC", mac(label(M1, b"collection authentication"), b"hakobune").hex())
 
 random = bytes(range(0xA0, 0xA0 + 44))
 pattern = bytes((i * 7 + i // 251) & 255 for i in range(3 * 65536 + 5))
