@@ -48,6 +48,12 @@
 // indexed is found and used by the next one; what it did not index is a pack that no index names,
 // which harms nobody.
 //
+// # Forgetting
+//
+// Forget changes no snapshot: it adds a record that names those no longer wanted, and lists leave them out.
+// Records of several hosts add up. One that cannot be read counts for nothing, so that damage brings
+// snapshots back rather than lose them.
+//
 // # Reading
 //
 // Read fetches the chunks that are asked for next, grouped by pack into ranges, several at a

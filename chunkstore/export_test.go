@@ -122,3 +122,17 @@ func IndexState(r *Repository) (base, recent, fresh int) {
 func SetAges(r *Repository, pack, orphan, silent, record time.Duration) {
 	r.ages = ages{pack, orphan, silent, record}
 }
+
+// PutForget stores a forget record as whoever has the keys of objects could, but not the one that tags them.
+func PutForget(ctx context.Context, r *Repository, name string, plain []byte) error {
+	object, err := r.keys.Seal(crypto.TypeForget, name, plain)
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, name, object)
+}
+
+// PutTagged stores a forget record with this text under a right tag.
+func PutTagged(ctx context.Context, r *Repository, name, text string) error {
+	return r.putSigned(ctx, crypto.TypeForget, name, []byte(text))
+}

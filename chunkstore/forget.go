@@ -3,8 +3,13 @@ package chunkstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/crypto"
 )
@@ -18,11 +23,21 @@ type forgetRecord struct {
 	Snapshots []string  `json:"snapshots"` // names of their outcomes
 }
 
-// Forget takes snapshots out of all lists, by one record that all hosts see. What only they need is given
-// back by the next collection; until then nothing of them is lost. An empty list does nothing.
+// ErrForgetRecord says that a forget record cannot be read.
+var ErrForgetRecord = errors.New("a forget record cannot be read, so what it lists counts as wanted")
+
+// Forget takes snapshots out of all lists, by one record that all hosts see: all of them or, after an error,
+// none, unless the store's answer was lost. What only they need is given back by the next collection; until
+// then nothing of them is lost. An empty list does nothing.
+//
+// It refuses with ErrForgetRecord while some record cannot be read: a snapshot that was forgotten before may
+// be the reason why list was thought dispensable.
 func (r *Repository) Forget(ctx context.Context, host string, list []Outcome) error {
 	if len(list) == 0 {
 		return nil
+	}
+	if err := r.readableForgets(ctx); err != nil {
+		return fmt.Errorf("forget snapshots: %w", err)
 	}
 	record := forgetRecord{Version: 1, Host: host, Time: time.Now().UTC()}
 	for _, o := range list {
@@ -43,6 +58,15 @@ func (r *Repository) Forget(ctx context.Context, host string, list []Outcome) er
 	return nil
 }
 
+// readableForgets returns an error about the first forget record that cannot be read.
+func (r *Repository) readableForgets(ctx context.Context) error {
+	_, bad, err := r.forgotten(ctx)
+	for _, name := range slices.Sorted(maps.Keys(bad)) {
+		return fmt.Errorf("%w: %w", ErrForgetRecord, bad[name])
+	}
+	return err
+}
+
 // forgotten returns the names of all outcomes that forget records list, and those records that cannot be
 // read: what they list counts as wanted.
 func (r *Repository) forgotten(ctx context.Context) (map[string]bool, map[string]error, error) {
@@ -50,17 +74,25 @@ func (r *Repository) forgotten(ctx context.Context) (map[string]bool, map[string
 	if err != nil {
 		return nil, nil, err
 	}
+	records, errs := make([]forgetRecord, len(names)), make([]error, len(names))
+	var g errgroup.Group
+	g.SetLimit(16) // there may be one of each night
+	for i, name := range names {
+		g.Go(func() error {
+			records[i], errs[i] = r.readForget(ctx, name)
+			return ctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
 	all, bad := map[string]bool{}, map[string]error{}
-	for _, name := range names {
-		record, err := r.readForget(ctx, name)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, nil, ctx.Err()
-			}
-			bad[name] = err
+	for i, name := range names {
+		if errs[i] != nil {
+			bad[name] = errs[i]
 			continue
 		}
-		for _, s := range record.Snapshots {
+		for _, s := range records[i].Snapshots {
 			all[s] = true
 		}
 	}
