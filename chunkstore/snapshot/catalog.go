@@ -15,8 +15,8 @@ type Catalog struct {
 	Snapshots []Summary // newest first
 	Damaged   []error   // one for each snapshot that could not be read: it hides none of the others
 
-	repo   *chunkstore.Repository
-	bodies map[string]chunkstore.Stream
+	repo     *chunkstore.Repository
+	outcomes map[string]chunkstore.Outcome // by the id of the snapshot
 }
 
 // ReadCatalog lists the snapshots of repo.
@@ -25,7 +25,7 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{repo: repo, bodies: make(map[string]chunkstore.Stream, len(outcomes))}
+	c := &Catalog{repo: repo, outcomes: make(map[string]chunkstore.Outcome, len(outcomes))}
 	for _, o := range outcomes {
 		s, err := ParseSummary(o)
 		if err != nil {
@@ -33,7 +33,7 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 			continue
 		}
 		c.Snapshots = append(c.Snapshots, s)
-		c.bodies[s.ID] = o.Body
+		c.outcomes[s.ID] = o
 	}
 	slices.SortStableFunc(c.Snapshots, newestFirst)
 	return c, nil
@@ -49,19 +49,35 @@ func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 		return Summary{}, fmt.Errorf("snapshot %s: summary: %w", o.Session.Random(), err)
 	}
 	s.ID = o.Session.Random() // what the object's name says counts
+	s.Stored = o.Modified
 	return s, nil
 }
 
 // Load reads the whole of a snapshot of the catalog. ErrMissing is wrapped where it has none of
 // that id.
 func (c *Catalog) Load(ctx context.Context, s Summary) (*Snapshot, error) {
-	st, ok := c.bodies[s.ID]
+	o, ok := c.outcomes[s.ID]
 	if !ok {
 		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, ErrMissing)
 	}
-	system, err := ReadSystem(ctx, c.repo, st)
+	system, err := ReadSystem(ctx, c.repo, o.Body)
 	if err != nil {
 		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, err)
 	}
 	return &Snapshot{Summary: s, System: *system}, nil
+}
+
+// Forget takes snapshots of the catalog out of the repository's lists, all of them at once; host is the name
+// of this one. See chunkstore.Repository.Forget. ErrMissing is wrapped where the catalog has none of that id.
+// The catalog stays as it is.
+func (c *Catalog) Forget(ctx context.Context, host string, list []Summary) error {
+	outcomes := make([]chunkstore.Outcome, 0, len(list))
+	for _, s := range list {
+		o, ok := c.outcomes[s.ID]
+		if !ok {
+			return fmt.Errorf("forget snapshot %s: %w", s.ID, ErrMissing)
+		}
+		outcomes = append(outcomes, o)
+	}
+	return c.repo.Forget(ctx, host, outcomes)
 }

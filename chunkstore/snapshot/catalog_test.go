@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -93,6 +94,54 @@ func TestCatalog(t *testing.T) {
 	}
 	if len(catalog.Damaged) > 0 {
 		t.Errorf("damaged: %v", catalog.Damaged)
+	}
+}
+
+// The time that a snapshot was stored is the store's, whatever its host's clock says, and is not in the object.
+func TestCatalogStored(t *testing.T) {
+	at := time.Date(2026, 11, 20, 2, 0, 0, 0, time.UTC)
+	repo := newRepository(t, mem.New(mem.Options{Now: func() time.Time { return at }}))
+	commit(t, repo, &snapshot.Snapshot{Summary: snapshot.Summary{System: "shop", Time: at.AddDate(-30, 0, 0), Stored: at.AddDate(1, 0, 0)}})
+	catalog, err := snapshot.ReadCatalog(t.Context(), repo)
+	if err != nil || len(catalog.Snapshots) != 1 {
+		t.Fatal(catalog, err)
+	}
+	if got := catalog.Snapshots[0]; !got.Stored.Equal(at) {
+		t.Errorf("stored at %v, want %v", got.Stored, at)
+	}
+	text, err := json.Marshal(catalog.Snapshots[0])
+	if err != nil || strings.Contains(string(text), "2026-11-20") {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+func TestCatalogForget(t *testing.T) {
+	ctx := t.Context()
+	store := mem.New(mem.Options{})
+	repo := newRepository(t, store)
+	for _, system := range []string{"shop", "wiki", "mail"} {
+		commit(t, repo, &snapshot.Snapshot{Summary: snapshot.Summary{System: system}})
+	}
+	catalog, err := snapshot.ReadCatalog(ctx, repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := snapshot.Filter{System: "wiki"}.Apply(catalog.Snapshots)
+	unknown := snapshot.Summary{ID: "00000000000000000000"}
+	if err := catalog.Forget(ctx, "home", append(gone, unknown)); !errors.Is(err, snapshot.ErrMissing) {
+		t.Errorf("an unknown id: %v", err)
+	}
+	if catalog, err = snapshot.ReadCatalog(ctx, repo); err != nil || len(catalog.Snapshots) != 3 {
+		t.Fatalf("after an error: %v, %v", catalog, err)
+	}
+	if err := catalog.Forget(ctx, "home", gone); err != nil {
+		t.Fatal(err)
+	}
+	if catalog, err = snapshot.ReadCatalog(ctx, repo); err != nil {
+		t.Fatal(err)
+	}
+	if left := catalog.Snapshots; len(left) != 2 || len(snapshot.Filter{System: "wiki"}.Apply(left)) > 0 {
+		t.Errorf("left: %+v", left)
 	}
 }
 

@@ -34,6 +34,10 @@ type Summary struct {
 	Stats      Stats         `json:"stats"`
 	Engine     Engine        `json:"engine"`
 	Took       time.Duration `json:"took"`
+
+	// Stored is when it was stored, by the store's clock: the time that retention goes by. It is the object's,
+	// not in it, and zero before the snapshot was read from a repository.
+	Stored time.Time `json:"-"`
 }
 
 // Stats says what a snapshot holds and what it cost. All sizes in bytes.
