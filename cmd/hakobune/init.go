@@ -99,9 +99,14 @@ func argon2Cost(c *cli.Context) (crypto.KDF, error) {
 }
 
 func slotInfo(c *cli.Context) crypto.SlotInfo {
+	return crypto.SlotInfo{Label: c.String("label"), Host: hostName()}
+}
+
+// hostName returns the name of this host, for people to read.
+func hostName() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		return "unknown"
 	}
-	return crypto.SlotInfo{Label: c.String("label"), Host: host}
+	return host
 }

@@ -2,11 +2,19 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/local"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
 )
 
@@ -27,7 +35,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("DOCKER_HOST", "unix://"+e.WorkDir+"/no-engine.sock")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night, "seed": seed},
 	})
 }
 
@@ -76,4 +84,62 @@ func exitText(err error) string {
 		}
 	}
 	return s
+}
+
+// seed stores snapshots of empty systems, as backups at other times would have: seed DIR FILE. A line of the
+// file is
+//
+//	VARIABLE TIME SYSTEM HOST complete|incomplete [TAG...]
+//
+// and the variable is set to the first 8 digits of the snapshot's id. TIME is that of the host and of the store, or HOST/STORE.
+func seed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: seed DIR FILE")
+	}
+	dir := ts.MkAbs(args[0])
+	b, err := local.Open(dir, local.Options{})
+	ts.Check(err)
+	repo, err := chunkstore.Open(context.Background(), b, crypto.Passphrase([]byte(ts.Getenv("HAKOBUNE_PASSWORD"))), chunkstore.Options{})
+	ts.Check(err)
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			ts.Fatalf("seed: %q", line)
+		}
+		id, err := seedOne(repo, dir, f)
+		ts.Check(err)
+		ts.Setenv(f[0], id[:8])
+	}
+}
+
+// seedOne stores the snapshot that one line of seed describes, and returns its id.
+func seedOne(repo *chunkstore.Repository, dir string, f []string) (string, error) {
+	host, store, two := strings.Cut(f[1], "/")
+	if !two {
+		store = host
+	}
+	taken, err := time.Parse(time.RFC3339, host)
+	if err != nil {
+		return "", err
+	}
+	stored, err := time.Parse(time.RFC3339, store)
+	if err != nil {
+		return "", err
+	}
+	s, err := repo.Begin(context.Background(), chunkstore.BeginOptions{Host: f[3]})
+	if err != nil {
+		return "", err
+	}
+	snap := &snapshot.Snapshot{
+		Summary: snapshot.Summary{System: f[2], Host: f[3], Time: taken, Complete: f[4] == "complete", Tags: f[5:]},
+		System:  snapshot.System{Name: f[2]},
+	}
+	if err := snapshot.Commit(context.Background(), s, snap); err != nil {
+		return "", err
+	}
+	objects, err := filepath.Glob(filepath.Join(dir, "n", "*", s.ID().String()))
+	if err != nil || len(objects) != 1 {
+		return "", fmt.Errorf("objects of the snapshot: %v, %w", objects, err)
+	}
+	return snap.ID, os.Chtimes(objects[0], stored, stored)
 }
