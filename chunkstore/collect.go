@@ -497,6 +497,9 @@ func (c *collector) rewriteInto(ctx context.Context, s *Session) error {
 		avoid[u.ID] = true
 		total += u.stored
 	}
+	for _, p := range c.dead {
+		avoid[p.ID] = true
+	}
 	c.r.index.avoid(avoid)
 	for _, u := range c.rewrite {
 		c.o.Progress("rewrite", done, total)
@@ -606,6 +609,9 @@ func (c *collector) sweep(ctx context.Context) error {
 		}
 	}
 	for _, m := range ready {
+		if m = c.marks[m.name]; m == nil || m.done {
+			continue
+		}
 		if err := c.carryOut(ctx, m); err != nil {
 			return err
 		}

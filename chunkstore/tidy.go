@@ -183,33 +183,48 @@ func (c *collector) tidySessions(ctx context.Context) error {
 }
 
 // tidyOutcomes deletes outcomes of forgotten snapshots and, after a time, of sessions that gave up by
-// themselves. One by which a collection gave a session up stays: were it gone, that session, should it come
-// back to life, could commit. So does each writer's newest, which the next one names.
+// themselves, but not those that a writer's next one names and nobody has forgotten. One by which a collection
+// gave a session up stays: were it gone, that session, should it come back to life, could commit. So does each
+// writer's newest, which the next one will name; and one whose session is still announced, which would then
+// look as if it ran.
 func (c *collector) tidyOutcomes(ctx context.Context) error {
 	all, err := c.r.allOutcomes(ctx)
 	if err != nil {
 		return err
 	}
+	announced, err := listNames(ctx, c.r.backend, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, name := range announced {
+		keep[outcomePrefix+strings.TrimPrefix(name, sessionPrefix)] = true
+	}
 	newest := map[crypto.WriterID]string{}
 	for _, o := range all {
 		newest[o.Writer] = max(newest[o.Writer], o.Name)
+		if o.Previous != nil && !o.Forgotten {
+			keep[sessionName(outcomePrefix, o.Writer, o.Previous.Session)] = true
+		}
 	}
 	var names []string
 	for _, o := range all {
-		old := c.now.Sub(o.Modified) > c.r.ages.record
-		if o.Name != newest[o.Writer] && (o.Forgotten || o.Err == nil && o.Aborted && !o.Fenced && old) {
+		switch old := c.now.Sub(o.Modified) > c.r.ages.record; {
+		case o.Name == newest[o.Writer]:
+		case o.Forgotten && !slices.Contains(announced, sessionName(sessionPrefix, o.Writer, o.Session)):
 			names = append(names, o.Name)
-			if o.Forgotten {
-				c.report.Records++
-			}
+			c.report.Records++
+		case o.Err == nil && o.Aborted && !o.Fenced && old && !keep[o.Name]:
+			names = append(names, o.Name)
 		}
 	}
 	return c.deleteAll(ctx, names)
 }
 
-// tidyMarks deletes marks that were carried out long ago, and those that nobody will carry out, when nobody
-// is there who may have read the index before and no index object lists a pack of theirs that is gone; and
-// signs of life of collections that died.
+// tidyMarks deletes marks that were carried out long ago, when nobody is there who may have read the index
+// before and no index object lists their packs; those of other writers that have come to mean nothing, because
+// none of their packs is there any more; and signs of life of collections that died. A mark that can still be
+// carried out stays, for nobody but its writer knows whether it is about to be.
 func (c *collector) tidyMarks(ctx context.Context) error {
 	s, err := c.r.listSessions(ctx)
 	if err != nil {
@@ -219,20 +234,17 @@ func (c *collector) tidyMarks(ctx context.Context) error {
 	for _, name := range s.running() {
 		oldest = earlier(oldest, s.begun[name])
 	}
-	ended := map[string]time.Time{} // marks, by when they were put or carried out
+	done := map[string]time.Time{}
 	var dead []string
 	if err := c.r.backend.List(ctx, markPrefix, func(i Info) error {
-		name, done := strings.CutSuffix(i.Name, doneSuffix)
-		_, runs := strings.CutSuffix(i.Name, runSuffix)
-		switch {
-		case runs && c.now.Sub(i.Modified) > c.r.ages.record:
+		if name, ok := strings.CutSuffix(i.Name, doneSuffix); ok {
+			done[name] = i.Modified
+		}
+		switch runs := strings.HasSuffix(i.Name, runSuffix); {
+		case runs && c.now.Sub(i.Modified) > c.r.ages.record && i.Name != c.name+runSuffix:
 			dead = append(dead, i.Name)
 		case runs:
 			oldest = earlier(oldest, i.Modified)
-		case done:
-			ended[name] = i.Modified
-		case c.marks[name] != nil && !c.isOwn(c.marks[name]) && !c.runs(c.marks[name]) && ended[name].IsZero():
-			ended[name] = i.Modified
 		}
 		return nil
 	}); err != nil {
@@ -241,13 +253,22 @@ func (c *collector) tidyMarks(ctx context.Context) error {
 	if err := c.deleteAll(ctx, dead); err != nil {
 		return err
 	}
+	stored, err := c.r.listPacks(ctx)
+	if err != nil {
+		return err
+	}
 	listed, err := c.listedPacks()
 	if err != nil {
 		return err
 	}
-	for name, at := range ended {
-		m := c.marks[name]
-		if m == nil || c.now.Sub(at) <= c.r.ages.record || !oldest.After(at) || c.stillNamed(m, listed) {
+	for name, m := range c.marks {
+		at, isDone := done[name]
+		old := isDone && c.now.Sub(at) > c.r.ages.record && oldest.After(at)
+		moot := !isDone && m.condemns != nil && !c.isOwn(m) && !c.runs(m)
+		if !old && !moot || slices.ContainsFunc(m.packs(), func(p PackRef) bool {
+			_, there := stored[p.ID]
+			return there || listed[p.ID]
+		}) {
 			continue
 		}
 		for _, suffix := range []string{waitsSuffix, "", doneSuffix} { // in this order: never a mark that looks as if not carried out
@@ -257,14 +278,6 @@ func (c *collector) tidyMarks(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// stillNamed tells whether the index lists a pack of the mark that is not stored.
-func (c *collector) stillNamed(m *mark, listed map[PackID]bool) bool {
-	return slices.ContainsFunc(m.packs(), func(p PackRef) bool {
-		_, stored := c.stored[p.ID]
-		return listed[p.ID] && !stored
-	})
 }
 
 func earlier(a, b time.Time) time.Time {
