@@ -79,11 +79,12 @@ type ages struct {
 	orphan time.Duration // so is one that no index lists
 	silent time.Duration // a session that shows no life for that long is given up
 	record time.Duration // how long what was done stays on record
+	lag    time.Duration // how late a list may show what was put, on stores that create unconditionally
 }
 
 func defaultAges() ages {
 	const day = 24 * time.Hour
-	return ages{pack: day, orphan: 7 * day, silent: 3 * day, record: 7 * day}
+	return ages{pack: day, orphan: 7 * day, silent: 3 * day, record: 7 * day, lag: time.Hour}
 }
 
 // Collect gives back what no wanted snapshot needs: it deletes packs, rewrites those that are needed only
@@ -178,15 +179,15 @@ func (c *collector) end(ctx context.Context) {
 
 // sessions are those that have an object under s/, and when they showed life last; and which have ended.
 type sessions struct {
-	begun map[string]time.Time // by name
-	ended map[string]bool      // by the names under sessionPrefix
+	begun map[string]time.Time // by name: when
+	ended map[string]time.Time // by the names under sessionPrefix: when
 }
 
 // running returns the names of those that have not ended.
 func (s sessions) running() []string {
 	var names []string
 	for name := range s.begun {
-		if !s.ended[name] {
+		if _, ended := s.ended[name]; !ended {
 			names = append(names, name)
 		}
 	}
@@ -196,14 +197,14 @@ func (s sessions) running() []string {
 
 // listSessions lists sessions before outcomes, so that one which ends in between has ended.
 func (r *Repository) listSessions(ctx context.Context) (sessions, error) {
-	s := sessions{begun: map[string]time.Time{}, ended: map[string]bool{}}
+	s := sessions{begun: map[string]time.Time{}, ended: map[string]time.Time{}}
 	err := r.backend.List(ctx, sessionPrefix, func(i Info) error {
 		s.begun[i.Name] = i.Modified
 		return nil
 	})
 	if err == nil {
 		err = r.backend.List(ctx, outcomePrefix, func(i Info) error {
-			s.ended[sessionPrefix+strings.TrimPrefix(strings.TrimSuffix(i.Name, abortSuffix), outcomePrefix)] = true
+			s.ended[sessionPrefix+strings.TrimPrefix(strings.TrimSuffix(i.Name, abortSuffix), outcomePrefix)] = i.Modified
 			return nil
 		})
 	}
@@ -568,7 +569,20 @@ func (c *collector) mark(ctx context.Context) error {
 		return fmt.Errorf("mark: %w", err)
 	}
 	c.marks[m.name] = m
+	if c.lag() > 0 { // whoever began just now may not have seen it, nor may we see them
+		return nil
+	}
 	return c.note(ctx, m)
+}
+
+// lag is how late the lists of this store may be. Those that create conditionally are consistent (AWS, MinIO,
+// Ceph, directories); of the others some are not (OpenStack Swift). There marking, noting for whom to wait, and
+// deleting are steps of three collections.
+func (c *collector) lag() time.Duration {
+	if c.creates {
+		return 0
+	}
+	return c.r.ages.lag
 }
 
 // note writes down for whom a mark waits.
@@ -577,7 +591,7 @@ func (c *collector) note(ctx context.Context, m *mark) error {
 	if err != nil {
 		return err
 	}
-	m.waits, m.waiting = s.running(), true
+	m.waits, m.waiting, m.noted = s.running(), true, c.now
 	text, err := json.Marshal(waitsRecord{Version: 1, Sessions: m.waits})
 	if err != nil {
 		return err
@@ -621,7 +635,10 @@ func (c *collector) sweep(ctx context.Context) error {
 
 // ready tells whether all for whom a mark waits have ended. Those that are silent for too long are given up.
 func (c *collector) ready(ctx context.Context, m *mark) (bool, error) {
-	if !m.waiting { // its collection was killed before it wrote that down
+	if !m.waiting { // its collection was killed before it wrote that down, or the lists had to catch up
+		if c.now.Sub(m.modified) < c.lag() {
+			return false, nil
+		}
 		if err := c.note(ctx, m); err != nil {
 			return false, err
 		}
@@ -630,16 +647,21 @@ func (c *collector) ready(ctx context.Context, m *mark) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	all := true
+	all := c.now.Sub(m.noted) >= c.lag()
 	for _, name := range m.waits {
-		if s.ended[name] {
+		begun, announced := s.begun[name]
+		switch ended, ok := s.ended[name]; {
+		case ok:
+			all = all && c.now.Sub(ended) >= c.lag()
+			continue
+		case !announced: // the outcome is gone too: of a snapshot that was forgotten
 			continue
 		}
-		ended, err := c.giveUp(ctx, name, s.begun[name])
+		gone, err := c.giveUp(ctx, name, begun)
 		if err != nil {
 			return false, err
 		}
-		all = all && ended
+		all = all && gone && c.lag() == 0
 	}
 	return all, nil
 }
@@ -696,7 +718,7 @@ func (c *collector) recheck(ctx context.Context) error {
 func (c *collector) carryOut(ctx context.Context, m *mark) error {
 	var doomed []PackRef
 	for _, p := range m.condemns {
-		if u := c.packs[p.ID]; u != nil && u.live > 0 {
+		if c.rescues(p) {
 			c.report.Rescued++
 		} else {
 			doomed = append(doomed, p)
@@ -726,6 +748,17 @@ func (c *collector) record(ctx context.Context, name string, body []byte) error 
 		return c.r.backend.(Creator).PutIfAbsent(ctx, name, object)
 	}
 	return c.r.backend.Put(ctx, name, object)
+}
+
+// rescues tells whether a condemned pack stays: because something of it is needed, or because no index object
+// that could be seen lists it although it is not old enough for a pack of which that is to be expected.
+func (c *collector) rescues(p PackRef) bool {
+	u := c.packs[p.ID]
+	if u == nil {
+		s, stored := c.stored[p.ID]
+		return stored && c.now.Sub(s.modified) < c.r.ages.orphan
+	}
+	return u.live > 0
 }
 
 // longLook is how old may be what a collection knows of what is needed when it acts on it: nobody waits for

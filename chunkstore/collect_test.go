@@ -288,6 +288,28 @@ func TestCollectFences(t *testing.T) {
 	}
 }
 
+// Where lists may lag, marking, noting for whom to wait, and deleting are steps of three collections.
+func TestCollectWhereListsLag(t *testing.T) {
+	a, b := noise(53, 1<<20), noise(54, 1<<20)
+	mem := nights(t, a, b)
+	store := storetest.Unsupported(mem)
+	forget(t, store, 0)
+	host := t.TempDir()
+	for round := range 3 {
+		r := reopen(t, store, chunkstore.Options{StateDir: host})
+		chunkstore.SetAges(r, 0, 0, time.Hour, time.Hour)
+		chunkstore.SetLag(r, 1)
+		report, err := r.Collect(t.Context(), collectOptions(r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if deleted := report.Deleted.Packs > 0; deleted != (round == 2) {
+			t.Errorf("collection %d: %+v", round, report)
+		}
+	}
+	wantSnapshots(t, store, b)
+}
+
 // Packs of a session that was killed before it wrote its index go in the end.
 func TestCollectOrphans(t *testing.T) {
 	base := nights(t, words(52, 1000))

@@ -120,8 +120,11 @@ func IndexState(r *Repository) (base, recent, fresh int) {
 // SetAges sets the times of collections: how old packs, packs without an index, silent sessions and records
 // must be.
 func SetAges(r *Repository, pack, orphan, silent, record time.Duration) {
-	r.ages = ages{pack, orphan, silent, record}
+	r.ages = ages{pack, orphan, silent, record, 0}
 }
+
+// SetLag sets how late the lists of stores may be that create unconditionally.
+func SetLag(r *Repository, lag time.Duration) { r.ages.lag = lag }
 
 // PutForget stores a forget record as whoever has the keys of objects could, but not the one that tags them.
 func PutForget(ctx context.Context, r *Repository, name string, plain []byte) error {

@@ -32,8 +32,9 @@ type mark struct {
 	name     string
 	modified time.Time
 	condemns []PackRef
-	waits    []string // names of sessions, under sessionPrefix
-	waiting  bool     // waits is known
+	waits    []string  // names of sessions, under sessionPrefix
+	waiting  bool      // waits is known
+	noted    time.Time // when it was
 	deleted  []PackRef
 	done     bool      // deleted is known
 	runs     time.Time // when its collection began; zero: it does not run
@@ -117,7 +118,7 @@ func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) err
 	case strings.HasSuffix(info.Name, waitsSuffix):
 		var record waitsRecord
 		err = unmarshalVersioned(body, &record)
-		m.waits, m.waiting = record.Sessions, true
+		m.waits, m.waiting, m.noted = record.Sessions, true, info.Modified
 	case strings.HasSuffix(info.Name, runSuffix):
 		m.runs = info.Modified
 	case strings.HasSuffix(info.Name, doneSuffix):

@@ -72,7 +72,8 @@ func ofRunning(s sessions, name string) bool {
 	}
 	session := sessionName(sessionPrefix, w, id)
 	_, begun := s.begun[session]
-	return begun && !s.ended[session]
+	_, ended := s.ended[session]
+	return begun && !ended
 }
 
 // lists tells whether the index lists one of the packs.
@@ -141,6 +142,10 @@ func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n
 	if err != nil {
 		return err
 	}
+	// What was read of the index long ago may list packs that nobody remembers to be deleted.
+	if err := c.fresh(); err != nil {
+		return err
+	}
 	return c.r.backend.Put(ctx, name, object)
 }
 
@@ -175,7 +180,7 @@ func (c *collector) tidySessions(ctx context.Context) error {
 	}
 	var names []string
 	for name := range s.begun {
-		if s.ended[name] {
+		if _, ended := s.ended[name]; ended {
 			names = append(names, name)
 		}
 	}
