@@ -68,7 +68,7 @@ type objects struct {
 // mark is the object g/M with those that belong to it.
 type mark struct {
 	has   uint8 // which of the objects exist: placed, waiting, done
-	young uint8 // with lag: how long LIST may still miss the done record
+	young uint8 // with lag: how long LIST may still miss the done record; who begins meanwhile is an elder, too
 	packs set   // g/M
 	wait  set   // g/M-wait
 	done  set   // g/M-done
@@ -239,11 +239,13 @@ type protocol struct {
 	lag           int // steps for which a LIST may miss an object
 	pauseMark     int // steps from a mark to the LIST of sessions
 	pauseWait     int // steps from the last outcome waited for to the recheck
+	pauseDone     int // steps from a done record until nobody begins any more who does not see it
 }
 
 // flaws are deviations from the protocol that exploration must find fault with.
 type flaws struct {
 	blind          bool // backups do not look at marks
+	indexFirst     bool // backups list marks after deltas
 	noRecheck      bool // what was marked is deleted
 	overwrite      bool // a commit replaces an abort marker
 	overfence      bool // an abort marker replaces a snapshot
@@ -332,7 +334,7 @@ func (p *protocol) backup(w *world, seen *objects, i int, out emit) {
 		to("B1 PUT session", 0, writing{at: announced})
 	case announced:
 		c := p.condemned(seen)
-		if p.blind {
+		if p.blind || p.indexFirst {
 			c = 0
 		}
 		to("B2 LIST marks", c, writing{at: readMarks, condemned: c})
@@ -341,6 +343,9 @@ func (p *protocol) backup(w *world, seen *objects, i int, out emit) {
 		if !whole {
 			to("B2 LIST half the index", known, writing{at: readDeltas, condemned: b.condemned, known: known})
 			return
+		}
+		if p.indexFirst {
+			b.condemned = p.condemned(seen)
 		}
 		usable := known &^ b.condemned
 		then := writing{at: decided, fresh: uint8(p.needs[n] &^ w.content(usable))}
@@ -563,7 +568,7 @@ func (s *pass) clear(then collector) {
 	}
 }
 
-// recheck is G5.
+// recheck is G5. Here the order of the LISTs does not matter, only that they come after the last outcome waited for.
 func (s *pass) recheck(c collector) {
 	then := c
 	switch c.at {
@@ -658,7 +663,7 @@ func (s *pass) conclude(t *world, c collector) set {
 	default:
 		m.done = c.doomed
 	}
-	m.has, m.elders, m.young = m.has|done, m.elders|t.collecting(), uint8(s.lag)
+	m.has, m.elders, m.young = m.has|done, m.elders|t.collecting(), uint8(s.pauseDone)
 	return c.doomed
 }
 

@@ -325,7 +325,7 @@ func large() *protocol {
 // lagging lets listings lag, and collections wait for as long as that demands.
 func lagging(p *protocol) {
 	p.lag = 6
-	p.pauseMark, p.pauseWait = 2*p.lag+1, p.lag+1
+	p.pauseMark, p.pauseWait, p.pauseDone = 2*p.lag+1, p.lag+1, p.lag+1
 }
 
 func TestProtocolWalks(t *testing.T) {
@@ -362,6 +362,7 @@ func flawed() []scenario {
 	}
 	return []scenario{
 		flaw("backups do not look at marks", twoCopies(1, 1), func(p *protocol) { p.blind = true }),
+		flaw("backups list marks after deltas", twoCopies(1, 1), consolidate, remove, func(p *protocol) { p.indexFirst = true }),
 		flaw("no recheck", twoCopies(1, 1), func(p *protocol) { p.noRecheck = true }),
 		flaw("a commit replaces an abort marker", twoCopies(1, 1), func(p *protocol) { p.overwrite = true }),
 		flaw("an abort marker replaces a snapshot", twoCopies(1, 1), func(p *protocol) { p.overfence = true }),
@@ -397,11 +398,15 @@ func TestProtocolFlaws(t *testing.T) {
 
 // TestProtocolLag: how long a collection waits is enough where listings lag (see TestProtocolWalks), and less is not.
 func TestProtocolLag(t *testing.T) {
-	for name, p := range map[string]*protocol{
+	flaws := map[string]*protocol{
 		"one lag from the mark to the sessions": twoCopies(2, 1).with(lagging).with(func(p *protocol) { p.pauseMark = p.lag + 1 }),
 		"none from the outcomes to the recheck": twoCopies(2, 1).with(lagging).with(func(p *protocol) { p.pauseWait = 0 }),
 		"what is not listed goes":               twoCopies(2, 2).with(lagging).with(consolidate).with(func(p *protocol) { p.condemnsUnseen = true }),
-	} {
+	}
+	if !testing.Short() { // it takes thousands of long walks to find this one
+		flaws["none before a mark is old"] = large().with(lagging).with(func(p *protocol) { p.pauseDone = 0 })
+	}
+	for name, p := range flaws {
 		t.Run(name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(1, 2))
 			for n := range 100_000 {
