@@ -564,7 +564,7 @@ func (c *collector) mark(ctx context.Context) error {
 	if len(c.dead) == 0 {
 		return nil
 	}
-	m := &mark{name: c.name, condemns: c.dead}
+	m := &mark{name: c.name, condemns: c.dead, modified: c.now}
 	if err := c.r.putSigned(ctx, crypto.TypeMark, m.name, marshalPackRefs(c.dead)); err != nil {
 		return fmt.Errorf("mark: %w", err)
 	}
