@@ -291,8 +291,7 @@ func TestCollectFences(t *testing.T) {
 // Where lists may lag, marking, noting for whom to wait, and deleting are steps of three collections.
 func TestCollectWhereListsLag(t *testing.T) {
 	a, b := noise(53, 1<<20), noise(54, 1<<20)
-	mem := nights(t, a, b)
-	store := storetest.Unsupported(mem)
+	store := storetest.Unsupported(nights(t, a, b))
 	forget(t, store, 0)
 	host := t.TempDir()
 	for round := range 3 {
@@ -313,7 +312,7 @@ func TestCollectWhereListsLag(t *testing.T) {
 // Packs of a session that was killed before it wrote its index go in the end.
 func TestCollectOrphans(t *testing.T) {
 	base := nights(t, words(52, 1000))
-	store := base.Clone()
+	var store *mem.Store
 	for n := 0; ; n++ { // until the crash comes after a pack and before the index
 		store = base.Clone()
 		c := &storetest.Crash{After: n}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-
-	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // packUsage is what a pack holds and how much of that is needed. Bytes are of encoded chunks.
@@ -149,6 +147,3 @@ func (e *snapshotError) Error() string {
 }
 
 func (e *snapshotError) Unwrap() error { return e.err }
-
-// sealed returns the length of the pack's object.
-func (u *packUsage) sealed() int64 { return crypto.SealedSize(u.plainSize) }
