@@ -70,6 +70,7 @@ type CollectReport struct {
 type RunningSession struct {
 	Session SessionID
 	Writer  crypto.WriterID
+	Host    string    // as it says; empty where that cannot be read
 	Since   time.Time // when it showed life last, by the store's clock
 }
 
@@ -688,7 +689,7 @@ func (c *collector) giveUp(ctx context.Context, name string, alive time.Time) (b
 		limit = c.r.ages.record
 	}
 	if c.now.Sub(alive) < limit {
-		c.report.wait(RunningSession{id, w, alive})
+		c.report.wait(RunningSession{id, w, c.r.sessionHost(ctx, name), alive})
 		return false, nil
 	}
 	if err := c.r.fence(ctx, w, id, c.creates); err != nil {
@@ -696,6 +697,22 @@ func (c *collector) giveUp(ctx context.Context, name string, alive time.Time) (b
 	}
 	c.report.Fenced = append(c.report.Fenced, name)
 	return true, nil
+}
+
+// sessionHost returns which host a session says it runs on.
+func (r *Repository) sessionHost(ctx context.Context, name string) string {
+	var record sessionRecord
+	object, err := r.backend.Get(ctx, name, 0, -1)
+	if err == nil {
+		object, err = r.keys.Open(crypto.TypeSession, name, object)
+	}
+	if err == nil {
+		err = json.Unmarshal(object, &record)
+	}
+	if err != nil {
+		r.log.Debug("a session does not say which host it runs on", "object", name, "error", err)
+	}
+	return record.Host
 }
 
 func (p *CollectReport) wait(s RunningSession) {

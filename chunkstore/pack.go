@@ -63,8 +63,30 @@ func (b *packBuilder) fits(n int) bool {
 	return len(b.entries) == 0 || len(b.buf)+n+(len(b.entries)+1)*packEntrySize+packTrailerSize <= packTarget(b.kind)
 }
 
+// grow makes room for n more bytes. A pack begins small, for most nights do not fill one, and takes the room
+// of a full one when it is a quarter full.
+func (b *packBuilder) grow(n int) {
+	need := len(b.buf) + n
+	if need <= cap(b.buf) {
+		return
+	}
+	room := max(2*need, leastRoom)
+	if room > packRoom(b.kind)/2 {
+		room = max(packRoom(b.kind), need)
+	}
+	b.buf = append(make([]byte, 0, room), b.buf...)
+}
+
+const leastRoom = 256 << 10
+
+// sealedSize returns the length of the object that the pack will be.
+func (b *packBuilder) sealedSize() int64 {
+	return crypto.SealedSize(paddedPlain(int64(len(b.buf) + len(b.entries)*packEntrySize + packTrailerSize)))
+}
+
 // add appends one encoded chunk.
 func (b *packBuilder) add(e packEntry, encoded []byte) {
+	b.grow(len(encoded))
 	e.offset, e.stored = uint32(len(b.buf)), uint32(len(encoded))
 	b.buf = append(b.buf, encoded...)
 	b.entries = append(b.entries, e)
@@ -82,7 +104,9 @@ func (b *packBuilder) merge(o *packBuilder) {
 func (b *packBuilder) finish() []byte {
 	tail := len(b.entries)*packEntrySize + packTrailerSize
 	pad := paddedPlain(int64(len(b.buf)+tail)) - int64(len(b.buf)+tail)
-	out := append(b.buf, make([]byte, pad)...)
+	b.grow(int(pad) + tail)
+	out := b.buf[:len(b.buf)+int(pad)]
+	clear(out[len(b.buf):])
 	for _, e := range b.entries {
 		out = append(out, byte(e.kind), byte(e.codec))
 		out = binary.BigEndian.AppendUint32(out, e.stored)

@@ -147,7 +147,7 @@ func (p *pipeline) pack(e packEntry, encoded []byte) error {
 		p.upload(full)
 	}
 	if *slot == nil {
-		buf, err := p.plain[kind].get(p.s.ctx, packRoom(kind))
+		buf, err := p.plain[kind].get(p.s.ctx, 0)
 		if err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func (p *pipeline) store(b *packBuilder) error {
 // seal seals and verifies a pack. It gives the memory of the pack back; the object's is the caller's to
 // give back. An error ends the session.
 func (p *pipeline) seal(b *packBuilder) (PackRef, []byte, error) {
-	buf, err := p.sealed[b.kind].get(p.s.ctx, packRoom(b.kind))
+	buf, err := p.sealed[b.kind].get(p.s.ctx, int(b.sealedSize()))
 	if err != nil {
 		return PackRef{}, nil, err
 	}

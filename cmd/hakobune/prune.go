@@ -57,6 +57,7 @@ type pruneLine struct {
 }
 
 type waitLine struct {
+	Host   string    `json:"host"`
 	Writer string    `json:"writer"`
 	Since  time.Time `json:"silent_since"`
 }
@@ -108,7 +109,7 @@ func pruneOf(r *chunkstore.CollectReport, dry bool) pruneLine {
 		Fenced: r.Fenced, Indexes: r.Indexes, Records: r.Records,
 	}
 	for _, w := range r.Waits {
-		line.Waits = append(line.Waits, waitLine{w.Writer.String(), w.Since})
+		line.Waits = append(line.Waits, waitLine{w.Host, w.Writer.String(), w.Since})
 	}
 	for _, err := range r.Problems {
 		line.Problems = append(line.Problems, err.Error())
@@ -142,7 +143,7 @@ func (p *program) showPrune(l pruneLine) {
 		say("%d sessions that showed no life for days were given up", len(l.Fenced))
 	}
 	for _, w := range l.Waits {
-		say("a backup of host %s runs (last sign of life %s): what it may rely on is deleted by the next prune", w.Writer, localTime(w.Since))
+		say("a backup on host %s runs (last sign of life %s): what it may rely on is deleted by the next prune", w.Host, localTime(w.Since))
 	}
 }
 
