@@ -104,7 +104,7 @@ func storedBytes(t testing.TB, b chunkstore.Backend, prefix string) (objects int
 }
 
 func TestCollect(t *testing.T) {
-	a, b, c := noise(40, 6<<20), noise(41, 6<<20), noise(42, 6<<20)
+	a, b, c := noise(40, 2<<20), noise(41, 2<<20), noise(42, 2<<20)
 	store := nights(t, a, slices.Concat(a, b), slices.Concat(b, c), c)
 	if report := collectNow(t, store); report.Deleted.Packs != 0 || report.Snapshots != 4 {
 		t.Errorf("everything is needed: %+v", report)
@@ -116,7 +116,7 @@ func TestCollect(t *testing.T) {
 	report := collectNow(t, store)
 	wantSnapshots(t, store, slices.Concat(b, c), c)
 	_, after := storedBytes(t, store, "p/")
-	if after > before-6<<20 || report.Deleted.Bytes < 6<<20 || report.Records != 2 {
+	if after > before-2<<20 || report.Deleted.Bytes < 2<<20 || report.Records != 2 {
 		t.Errorf("%d bytes of content, before %d: %+v", after, before, report)
 	}
 	if report := collectNow(t, store); report.Deleted.Packs != 0 || report.Repacked != 0 {
@@ -157,8 +157,8 @@ func TestCollectRewrites(t *testing.T) {
 }
 
 func TestCollectBounds(t *testing.T) {
-	content := noise(44, 80<<20)
-	store := nights(t, content, content[:70<<20])
+	content := noise(44, 50<<20)
+	store := nights(t, content, content[:44<<20])
 	forget(t, store, 0)
 	for name, set := range map[string]func(*chunkstore.CollectOptions){
 		"unused":  func(o *chunkstore.CollectOptions) { o.MaxUnused = -1 },
@@ -181,7 +181,7 @@ func TestCollectBounds(t *testing.T) {
 		if name == "dry run" && (report.Deleted.Packs != 0 || report.Repack.Packs == 0 || !slices.Equal(names(t, clone), names(t, store))) {
 			t.Errorf("%s changed something: %+v", name, report)
 		}
-		wantSnapshots(t, clone, content[:70<<20])
+		wantSnapshots(t, clone, content[:44<<20])
 	}
 }
 
