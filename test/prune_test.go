@@ -34,7 +34,7 @@ func TestKilledPrune(t *testing.T) {
 			}
 			home, other := newWorld(t, location, env...), newWorld(t, location, env...)
 			home.init(t, "--create-bucket")
-			for range 8 {
+			for range 5 {
 				m.docker(t, "exec", s.name, "sh", "-c", "head -c 400000 /dev/urandom >/data/today")
 				prune := other.command("prune", "--min-age", "0", "--max-unused", "0")
 				if err := prune.Start(); err != nil {
