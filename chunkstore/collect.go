@@ -129,7 +129,6 @@ type collector struct {
 	marks    map[string]*mark
 	sessions sessions
 	wanted   []Outcome
-	index    []string // names of its objects
 	stored   map[PackID]storedPack
 	live     *liveSet
 	packs    map[PackID]*packUsage
@@ -215,10 +214,15 @@ func (r *Repository) listSessions(ctx context.Context) (sessions, error) {
 	return s, nil
 }
 
-// survey finds out what there is and what is needed: outcomes first, so that the index and the list of
-// packs have all that these need.
+// survey finds out what there is and what is needed. Where another collection deletes meanwhile what this
+// one has just read of, it begins again.
 func (c *collector) survey(ctx context.Context) error {
 	c.o.Progress("list", 0, 0)
+	return relist(func() error { return c.surveyOnce(ctx) })
+}
+
+// surveyOnce lists outcomes first, so that the index and the list of packs have all that these need.
+func (c *collector) surveyOnce(ctx context.Context) error {
 	var err error
 	if c.marks, err = c.r.marks(ctx); err != nil {
 		return err
@@ -232,6 +236,7 @@ func (c *collector) survey(ctx context.Context) error {
 	if c.stored, err = c.r.listPacks(ctx); err != nil {
 		return err
 	}
+	c.report.Stored = PackCount{}
 	for _, p := range c.stored {
 		c.report.Stored.add(p.size)
 	}
@@ -268,9 +273,6 @@ func (c *collector) assessOnce(ctx context.Context) error {
 	}
 	c.report.Snapshots = len(c.wanted)
 	if err := c.r.LoadIndex(ctx); err != nil {
-		return err
-	}
-	if c.index, err = c.r.indexNames(ctx); err != nil {
 		return err
 	}
 	c.o.Progress("find what is needed", 0, 0)
