@@ -122,6 +122,10 @@ func repeat(b []byte, n int) []byte { return bytes.Repeat(b, n/len(b)+1)[:n] }
 
 // TestCuts compares every scanner's chunks with those of the library, however the bytes come.
 func TestCuts(t *testing.T) {
+	size := 200_000
+	if testing.Short() { // under the race detector; nothing runs at once here
+		size = 30_000
+	}
 	for i, p := range []ChunkerParams{
 		{Min: 65, Bits: 5, Max: 1 << 10},
 		{Min: 66, Bits: 1, Max: 70},
@@ -134,7 +138,7 @@ func TestCuts(t *testing.T) {
 		pol := pseudoPol(t, byte(i))
 		lanes := pseudoRabin(t, pol)
 		for name, content := range contents {
-			content := content(200_000)
+			content := content(size)
 			want, err := oracle(bytes.NewReader(content), pol, p)
 			if err != io.EOF {
 				t.Fatal(err)
@@ -176,7 +180,11 @@ func TestCutsOfLengths(t *testing.T) {
 func TestCutsByDefault(t *testing.T) {
 	pol := pseudoPol(t, 30)
 	s := pseudoRabin(t, pol).scanner(defaultChunker)
-	for _, name := range []string{"noise", "ones", "text"} {
+	names := []string{"noise", "ones", "text"}
+	if testing.Short() {
+		names = names[:1]
+	}
+	for _, name := range names {
 		content := contents[name](17 << 20)
 		want, _ := oracle(bytes.NewReader(content), pol, defaultChunker)
 		got, err := cutReader(bytes.NewReader(content), s, defaultChunker)
