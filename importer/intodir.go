@@ -261,7 +261,7 @@ func (w *dirWriter) file(name string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
-	return writeFile(to, func(f io.Writer) error {
+	return WriteFile(to, func(f io.Writer) error {
 		_, err := f.Write(data)
 		return err
 	})

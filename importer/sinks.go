@@ -41,7 +41,7 @@ func ToFile(name string) Sink { return fileSink{name} }
 type fileSink struct{ name string }
 
 func (s fileSink) put(ctx context.Context, img exportedImage) (string, error) {
-	err := writeFile(s.name, func(w io.Writer) error {
+	err := WriteFile(s.name, func(w io.Writer) error {
 		buffered := bufio.NewWriterSize(w, 1<<20)
 		_, err := ToWriter(buffered).put(ctx, img)
 		return errors.Join(err, buffered.Flush())

@@ -17,9 +17,16 @@ func rename(from, to string) error {
 	return nil
 }
 
-// writeFile writes a file, readable by its owner alone, that has its name only once it is complete
-// and on disk. A file of that name is replaced.
-func writeFile(name string, write func(io.Writer) error) error {
+// WriteFile writes a file, readable by its owner alone, that has its name only once it is complete
+// and on disk. A file of that name is replaced, also where a symbolic link leads to it; into what is
+// no file, such as a pipe or a device, it is written straight.
+func WriteFile(name string, write func(io.Writer) error) error {
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
+	}
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return writeInto(name, write)
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".hakobune-*")
 	if err != nil {
 		return err
@@ -36,6 +43,14 @@ func writeFile(name string, write func(io.Writer) error) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return syncDir(filepath.Dir(name))
+}
+
+func writeInto(name string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
 }
 
 // syncDir makes the names in a directory durable.

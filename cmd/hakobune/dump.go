@@ -12,6 +12,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
+	"github.com/hakobune-dr/hakobune/importer"
 )
 
 func (p *program) dumpCommand() *cli.Command {
@@ -64,7 +65,7 @@ func (p *program) dump(c *cli.Context) error {
 	}
 	d := dumper{program: p, c: c, repo: repo, part: x, path: inside, selector: selector}
 	if target := c.String("target"); target != "" {
-		if err := writeFile(target, func(w io.Writer) error { return d.write(c.Context, w) }); err != nil {
+		if err := importer.WriteFile(target, func(w io.Writer) error { return d.write(c.Context, w) }); err != nil {
 			return fmt.Errorf("dump to %s: %w", target, err)
 		}
 		return nil

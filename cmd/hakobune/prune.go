@@ -66,7 +66,7 @@ func (p *program) prune(c *cli.Context) error {
 	if err := none(c); err != nil {
 		return err
 	}
-	opts := chunkstore.CollectOptions{Host: slotInfo(c).Host, DryRun: c.Bool("dry-run"), MinAge: c.Duration("min-age")}
+	opts := chunkstore.CollectOptions{Host: hostName(), DryRun: c.Bool("dry-run"), MinAge: c.Duration("min-age")}
 	if opts.MinAge <= 0 {
 		opts.MinAge = -1
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
 )
 
 func (p *program) statsCommand() *cli.Command {
@@ -146,7 +147,7 @@ func (p *program) draw(c *cli.Context, name string, steps []snapshot.Growth) err
 	if len(steps) == 0 {
 		return withHint(fmt.Errorf("draw %s: there are no snapshots", name), "hakobune snapshots lists what there is; the flags may keep none")
 	}
-	if err := writeFile(name, func(w io.Writer) error { return drawGrowth(w, steps, time.Local) }); err != nil {
+	if err := importer.WriteFile(name, func(w io.Writer) error { return drawGrowth(w, steps, time.Local) }); err != nil {
 		return fmt.Errorf("draw %s: %w", name, err)
 	}
 	p.note(c, "drew %s", name)

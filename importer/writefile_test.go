@@ -1,4 +1,4 @@
-package main
+package importer_test
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hakobune-dr/hakobune/importer"
 )
 
 func TestWriteFile(t *testing.T) {
@@ -23,15 +25,15 @@ func TestWriteFile(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"one", "two"} {
-		if err := writeFile(name, write(text, nil)); err != nil {
+		if err := importer.WriteFile(name, write(text, nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := writeFile(link, write("three", nil)); err != nil {
+	if err := importer.WriteFile(link, write("three", nil)); err != nil {
 		t.Fatal(err)
 	}
 	cause := errors.New("cause")
-	if err := writeFile(name, write("half", cause)); !errors.Is(err, cause) {
+	if err := importer.WriteFile(name, write("half", cause)); !errors.Is(err, cause) {
 		t.Errorf("a write that fails: %v", err)
 	}
 	if b, err := os.ReadFile(name); err != nil || string(b) != "three" {
@@ -53,7 +55,7 @@ func TestWriteFileStraight(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- writeFile(name, func(w io.Writer) error { _, err := io.WriteString(w, "through"); return err })
+		done <- importer.WriteFile(name, func(w io.Writer) error { _, err := io.WriteString(w, "through"); return err })
 	}()
 	b, err := os.ReadFile(name)
 	if err := errors.Join(err, <-done); err != nil || string(b) != "through" {
