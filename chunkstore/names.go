@@ -158,6 +158,26 @@ func parseSessionName(prefix, name string) (w crypto.WriterID, id SessionID, res
 	return w, id, rest, nil
 }
 
+// isObjectName tells whether an object of a repository may have the name; probes have none.
+func isObjectName(name string) bool {
+	if name == configName {
+		return true
+	}
+	if id, ok := strings.CutPrefix(name, slotPrefix); ok {
+		return parseHex(make([]byte, 8), id, "slot") == nil
+	}
+	if strings.HasPrefix(name, dataPrefix) || strings.HasPrefix(name, metaPrefix) {
+		_, err := parsePackName(name)
+		return err == nil
+	}
+	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix} {
+		if _, _, _, err := parseSessionName(prefix, name); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // parseHex decodes the lower-case hex s into dst, whose length it must match.
 func parseHex(dst []byte, s, what string) error {
 	if len(s) != hex.EncodedLen(len(dst)) || strings.ToLower(s) != s {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +27,8 @@ type SyncReport struct {
 	Bytes                 int64 // copied
 }
 
-// ErrOther says that two places hold different repositories.
-var ErrOther = errors.New("another repository is there")
+// ErrOther says that the place to copy to holds another repository, or something else.
+var ErrOther = errors.New("another repository is there, or something else")
 
 // syncOrder is the order in which objects are copied: what leads to others comes after them, so that a place
 // at which the copying stopped holds whole snapshots only, and before the first copy is whole no repository.
@@ -75,13 +74,23 @@ func sameRepository(ctx context.Context, from, to Backend) error {
 	theirs, err := to.Get(ctx, configName, 0, -1)
 	switch {
 	case errors.Is(err, ErrNotExist):
-		return nil
+		return onlyOurs(ctx, to)
 	case err != nil:
 		return err
 	case !bytes.Equal(ours, theirs):
 		return fmt.Errorf("%s: %w", to.Location(), ErrOther)
 	}
 	return nil
+}
+
+// onlyOurs refuses a place without a repository in which there is anything but what an earlier Sync may have left.
+func onlyOurs(ctx context.Context, to Backend) error {
+	return to.List(ctx, "", func(i Info) error {
+		if !isObjectName(i.Name) {
+			return fmt.Errorf("%s: %w: %s", to.Location(), ErrOther, i.Name)
+		}
+		return nil
+	})
 }
 
 type syncer struct {
@@ -150,8 +159,8 @@ func (s *syncer) missing(ctx context.Context, prefix string) ([]Info, error) {
 	}
 	var missing []Info
 	err := s.from.List(ctx, prefix, func(i Info) error {
-		if prefix == configName && i.Name != configName {
-			return nil
+		if !isObjectName(i.Name) {
+			return nil // nobody knows what it is
 		}
 		s.listed[i.Name] = i.Size
 		size, ok := there[i.Name]
@@ -212,7 +221,7 @@ func (s *syncer) clean(ctx context.Context) error {
 	for i := len(syncOrder) - 1; i >= 0; i-- {
 		var names []string
 		if err := s.to.List(ctx, syncOrder[i], func(info Info) error {
-			if _, ok := s.listed[info.Name]; !ok && !strings.HasPrefix(info.Name, probePrefix) {
+			if _, ok := s.listed[info.Name]; !ok && isObjectName(info.Name) {
 				names = append(names, info.Name)
 			}
 			return nil

@@ -90,6 +90,28 @@ func TestSyncRefuses(t *testing.T) {
 	if _, err := chunkstore.Sync(t.Context(), mem.New(mem.Options{}), other, chunkstore.SyncOptions{}); !errors.Is(err, chunkstore.ErrNoRepository) {
 		t.Errorf("from nothing: %v", err)
 	}
+	// Nothing is put between somebody's files, and nothing of them is deleted.
+	files := mem.New(mem.Options{})
+	for _, name := range []string{"config.yaml", "p/photo.jpg"} {
+		if err := files.Put(t.Context(), name, []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := chunkstore.Sync(t.Context(), from, files, chunkstore.SyncOptions{Delete: true}); !errors.Is(err, chunkstore.ErrOther) || len(names(t, files)) != 2 {
+		t.Errorf("into a place with files: %v, %v", err, names(t, files))
+	}
+	mixed := mem.New(mem.Options{})
+	for range 2 {
+		if _, err := chunkstore.Sync(t.Context(), from, mixed, chunkstore.SyncOptions{Delete: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := mixed.Put(t.Context(), "config.yaml", []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Contains(names(t, mixed), "config.yaml") {
+		t.Error("somebody's file beside the repository was deleted")
+	}
 	// A pack that was damaged at the source does not spread.
 	pack := ""
 	for _, name := range names(t, from) {
