@@ -46,11 +46,7 @@ func (p *program) diff(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return usage("diff wants two snapshots, got %d", c.NArg()).hint("hakobune diff shop@2026-11-19 shop; hakobune diff --help tells more")
 	}
-	repo, err := p.open(c)
-	if err != nil {
-		return err
-	}
-	cat, err := p.catalog(c, repo)
+	repo, cat, err := p.openCatalog(c)
 	if err != nil {
 		return err
 	}

@@ -41,17 +41,11 @@ func (p *program) find(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	repo, err := p.open(c)
+	repo, cat, err := p.openCatalog(c)
 	if err != nil {
 		return err
 	}
-	cat, err := p.catalog(c, repo)
-	if err != nil {
-		return err
-	}
-	if len(cat.Damaged) > 0 {
-		p.exit = exitDamage
-	}
+	p.tellDamage(cat)
 	list := filter(c).Apply(cat.Snapshots)
 	if c.Bool("newest") {
 		list = snapshot.NewestOfEach(list)

@@ -151,17 +151,11 @@ func (p *program) forget(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	repo, err := p.open(c)
+	_, cat, err := p.openCatalog(c)
 	if err != nil {
 		return err
 	}
-	cat, err := p.catalog(c, repo)
-	if err != nil {
-		return err
-	}
-	if len(cat.Damaged) > 0 {
-		p.exit = exitDamage
-	}
+	p.tellDamage(cat)
 	if c.NArg() > 0 {
 		return p.forgetNamed(c, cat, ret)
 	}

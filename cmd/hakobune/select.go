@@ -42,6 +42,23 @@ func (p *program) catalog(c *cli.Context, repo *chunkstore.Repository) (*snapsho
 	return cat, nil
 }
 
+// openCatalog opens the repository and reads the list of its snapshots.
+func (p *program) openCatalog(c *cli.Context) (*chunkstore.Repository, *snapshot.Catalog, error) {
+	repo, err := p.open(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	cat, err := p.catalog(c, repo)
+	return repo, cat, err
+}
+
+// tellDamage lets the command end with its own exit code where snapshots cannot be read.
+func (p *program) tellDamage(cat *snapshot.Catalog) {
+	if len(cat.Damaged) > 0 {
+		p.exit = exitDamage
+	}
+}
+
 // choose finds the snapshot that the selector names and loads it.
 func (p *program) choose(c *cli.Context, repo *chunkstore.Repository, selector string) (*snapshot.Snapshot, snapshot.Selection, error) {
 	cat, err := p.catalog(c, repo)

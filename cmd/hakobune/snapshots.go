@@ -33,17 +33,11 @@ func (p *program) snapshots(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return usage("snapshots takes one snapshot at most, got %d", c.NArg())
 	}
-	repo, err := p.open(c)
+	repo, cat, err := p.openCatalog(c)
 	if err != nil {
 		return err
 	}
-	cat, err := p.catalog(c, repo)
-	if err != nil {
-		return err
-	}
-	if len(cat.Damaged) > 0 {
-		p.exit = exitDamage
-	}
+	p.tellDamage(cat)
 	if selector := c.Args().First(); selector != "" {
 		snap, err := p.chooseWhole(c, repo, selector)
 		if err != nil {

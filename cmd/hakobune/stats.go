@@ -39,11 +39,7 @@ func (p *program) stats(c *cli.Context) error {
 	if err := none(c); err != nil {
 		return err
 	}
-	repo, err := p.open(c)
-	if err != nil {
-		return err
-	}
-	cat, err := p.catalog(c, repo)
+	repo, cat, err := p.openCatalog(c)
 	if err != nil {
 		return err
 	}
