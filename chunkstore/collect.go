@@ -32,7 +32,7 @@ type CollectOptions struct {
 	MinAge time.Duration
 	// DryRun changes nothing and tells what would be done.
 	DryRun bool
-	// Progress is told what is being done, and how much of how much where that is known. May be nil.
+	// Progress is told what is being done, and how many bytes of how many where that is known. May be nil.
 	Progress func(phase string, done, total int64)
 }
 
@@ -244,8 +244,9 @@ func (c *collector) surveyOnce(ctx context.Context) error {
 }
 
 // assess computes what is needed, from the outcomes that there are now. A snapshot that cannot be read may
-// just have been forgotten and collected by others: then it begins again.
+// just have been forgotten and collected by others, or a pack of it rewritten: then it begins again.
 func (c *collector) assess(ctx context.Context) error {
+	before := "" // the outcome that failed
 	for {
 		err := c.assessOnce(ctx)
 		var failed *snapshotError
@@ -256,9 +257,14 @@ func (c *collector) assess(ctx context.Context) error {
 		if listErr != nil {
 			return listErr
 		}
-		if slices.ContainsFunc(now, func(o Outcome) bool { return o.Name == failed.outcome.Name }) {
+		wanted := slices.ContainsFunc(now, func(o Outcome) bool { return o.Name == failed.outcome.Name })
+		switch gone := errors.Is(err, ErrNotExist); {
+		case wanted && gone && failed.outcome.Name == before:
+			return fmt.Errorf("%w: %v; nothing was deleted", crypto.ErrDamaged, err) // no longer what relist waits for
+		case wanted && !gone:
 			return err
 		}
+		before = failed.outcome.Name
 		if c.marks, err = c.r.marks(ctx); err != nil {
 			return err
 		}
@@ -320,7 +326,7 @@ func (c *collector) unsure(ctx context.Context) error {
 		u.stored = p.size
 		u.unsure = ok && c.now.Sub(p.modified) < c.minAge()
 		if !ok && u.live > 0 {
-			return fmt.Errorf("pack %s, which snapshots need: %w", u.Name(), ErrNotExist)
+			return c.missing(ctx, u.PackRef)
 		}
 	}
 	for _, name := range c.sessions.running() {
@@ -342,6 +348,19 @@ func (c *collector) unsure(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// missing says of a needed pack that is not there whether another collection has just deleted it, which is
+// ErrNotExist, or it is lost.
+func (c *collector) missing(ctx context.Context, p PackRef) error {
+	marks, err := c.r.marks(ctx)
+	switch {
+	case err != nil:
+		return err
+	case deletedBy(marks)[p.ID]:
+		return fmt.Errorf("pack %s: %w", p.Name(), ErrNotExist)
+	}
+	return fmt.Errorf("%w: pack %s, which snapshots need, is missing; nothing was deleted", crypto.ErrDamaged, p.Name())
 }
 
 func (c *collector) minAge() time.Duration {
@@ -796,10 +815,10 @@ func (c *collector) fresh() error {
 func (c *collector) remove(ctx context.Context, packs []PackRef) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for i, p := range packs {
-		if i%64 == 0 {
-			c.o.Progress("delete", int64(i), int64(len(packs)))
-		}
+	if len(packs) > 0 {
+		c.o.Progress("delete", 0, 0)
+	}
+	for _, p := range packs {
 		if s, ok := c.stored[p.ID]; ok {
 			c.report.Deleted.add(s.size)
 			delete(c.stored, p.ID)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -62,8 +63,13 @@ func (p *program) sync(c *cli.Context) error {
 		},
 	})
 	pr.stop()
-	if err != nil {
+	switch {
+	case errors.Is(err, chunkstore.ErrOther):
+		return withHint(err, "give an empty place, or the one that an earlier sync filled; nothing was changed")
+	case err != nil && c.Context.Err() == nil:
 		return withHint(err, "what was copied stays; run the command again to go on")
+	case err != nil:
+		return err
 	}
 	return p.result(c, syncLine{"summary", report.Copied, report.Kept, report.Deleted, report.Bytes}, func() {
 		fmt.Fprintf(p.out, "copied %d objects, %s; %d were there already", report.Copied, size(report.Bytes), report.Kept)
