@@ -181,6 +181,17 @@ func packsOf(marks func(func(*mark) bool)) map[PackID]bool {
 	return packs
 }
 
+// deletedBy returns the packs that collections have deleted.
+func deletedBy(marks map[string]*mark) map[PackID]bool {
+	return packsOf(func(yield func(*mark) bool) {
+		for _, m := range marks {
+			if m.done && !yield(m) {
+				return
+			}
+		}
+	})
+}
+
 // putSigned stores body behind its tag under the key of those who may take something out.
 func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, body []byte) error {
 	object, err := r.sealSigned(t, name, body)
