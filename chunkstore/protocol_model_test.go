@@ -9,6 +9,9 @@ package chunkstore_test
 // again, so a reading that succeeds is worth what the LIST said. Deltas and segments are two LISTs. A process may
 // stall anywhere, by the others going on, and crash anywhere.
 //
+// The program does less than it might: only the writer of a mark carries it out, so that it needs no verdict of several
+// where creation is not conditional; what the marks of writers that do not run condemn comes into a mark of its own.
+//
 // What is not modelled: a request that takes effect after its sender gave it up, packs that no index lists, damage,
 // fencing without conditional writes, how long a silent session is waited for (any may be fenced at any time), and
 // that snapshots are metadata in packs, too (their chunks are chunks).

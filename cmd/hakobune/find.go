@@ -25,6 +25,7 @@ bind mount.
    hakobune find --system shop '*.conf' '*.env'
    hakobune find --newest -i '*secret*'
    hakobune find '/dumps/shop-2026-11-*.sql'
+   hakobune find '[-]n'                   a name that begins with a dash
 
 What is found is shown as PART/PATH, under its snapshot: take it out with
 

@@ -20,7 +20,8 @@ func (p *program) pruneCommand() *cli.Command {
 		Description: `Deletes what only forgotten snapshots needed, rewrites packs of which little is still needed, and merges
 the index. It may run beside backups, restores and other prunes, from any host, and may be killed
 at any moment: the next one goes on. What a backup that runs meanwhile may rely on is deleted by the
-next prune. Packs of the last 24 hours stay.
+next prune. Packs of the last 24 hours stay. It needs some room in the store to begin with: what goes is
+put on record first, and what is rewritten is stored anew before the old goes.
 
    hakobune forget --keep-daily 14 --keep-monthly 12
    hakobune prune -n                       what would it free?
