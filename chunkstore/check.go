@@ -51,7 +51,7 @@ type CheckReport struct {
 // than stop at the first; its error is for what kept it from looking. It must run on a Repository
 // opened without a cache, or it would verify the cache.
 //
-// Structure: key slots, index, and outcomes open; each writer's chain of outcomes has no gap; every
+// Structure: key slots, index, outcomes, and records open; each writer's chain of outcomes has no gap; every
 // indexed pack is stored with its right length; every chunk that a snapshot leads to is indexed in
 // such a pack; all metadata can be read. Data: the selected packs are read whole, compared with
 // their names, opened, and each chunk decoded and compared with its id.
@@ -86,7 +86,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.index, c.packs, c.outcomes, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.index, c.packs, c.outcomes, c.records, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -264,6 +264,17 @@ func (c *checker) outcomes(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// records verifies that what was done can be proved.
+func (c *checker) records(ctx context.Context) error {
+	all, err := c.r.Records(ctx)
+	for _, record := range all {
+		if record.Err != nil {
+			c.fault(record.Name, record.Err)
+		}
+	}
+	return err
 }
 
 // chains looks for outcomes that a writer's later one names but that are gone, and were not forgotten, or

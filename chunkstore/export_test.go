@@ -139,3 +139,20 @@ func PutForget(ctx context.Context, r *Repository, name string, plain []byte) er
 func PutTagged(ctx context.Context, r *Repository, name, text string) error {
 	return r.putSigned(ctx, crypto.TypeForget, name, []byte(text))
 }
+
+// PutRecord stores a record with this text, under a right tag of the writer that its name has or under another one.
+func PutRecord(ctx context.Context, r *Repository, name, text string, right bool) error {
+	w, _, _, err := parseSessionName(recordPrefix, name)
+	if err != nil {
+		return err
+	}
+	mac := r.recordMAC(w, name, []byte(text))
+	if !right {
+		mac = r.keys.MAC(w, []byte(text)) // as that of an outcome
+	}
+	object, err := r.keys.Seal(crypto.TypeRecord, name, append(mac[:], text...))
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, name, object)
+}

@@ -21,6 +21,7 @@ const (
 	outcomePrefix = "n/"
 	markPrefix    = "g/"
 	forgetPrefix  = "f/"
+	recordPrefix  = "r/"
 	dataPrefix    = "p/"
 	metaPrefix    = "t/"
 	probePrefix   = "probe/"
@@ -170,7 +171,7 @@ func isObjectName(name string) bool {
 		_, err := parsePackName(name)
 		return err == nil
 	}
-	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix} {
+	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix, recordPrefix} {
 		if _, _, _, err := parseSessionName(prefix, name); err == nil {
 			return true
 		}

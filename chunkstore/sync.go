@@ -35,7 +35,7 @@ var ErrOther = errors.New("another repository is there, or something else")
 // Marks and forget records come before the index and the outcomes that they concern. Lists are made from the
 // end to the start: outcomes before what they need, deltas before the segments that replace them.
 var syncOrder = []string{
-	dataPrefix, metaPrefix, markPrefix, forgetPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, slotPrefix, configName,
+	dataPrefix, metaPrefix, markPrefix, forgetPrefix, recordPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, slotPrefix, configName,
 }
 
 // Sync makes the place to hold what the repository at from holds, as it is stored: same keys, no decryption.

@@ -34,6 +34,7 @@ const (
 	TypeOutcome  Type = 'n' // outcome of a session: a snapshot, or an abort
 	TypeMark     Type = 'g' // mark of a garbage collection
 	TypeForget   Type = 'f' // forget record
+	TypeRecord   Type = 'r' // record of something that was done
 	TypeDataPack Type = 'p' // pack of data chunks
 	TypeMetaPack Type = 't' // pack of metadata chunks
 )
