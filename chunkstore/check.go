@@ -51,7 +51,7 @@ type CheckReport struct {
 // than stop at the first; its error is for what kept it from looking. It must run on a Repository
 // opened without a cache, or it would verify the cache.
 //
-// Structure: key slots, index, outcomes, and records open; each writer's chain of outcomes has no gap; every
+// Structure: key slots, sessions, marks, index, outcomes, and records open; each writer's chain of outcomes has no gap; every
 // indexed pack is stored with its right length; every chunk that a snapshot leads to is indexed in
 // such a pack; all metadata can be read. Data: the selected packs are read whole, compared with
 // their names, opened, and each chunk decoded and compared with its id.
@@ -86,7 +86,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.index, c.packs, c.outcomes, c.records, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.outcomes, c.records, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -133,6 +133,32 @@ func (c *checker) slots(ctx context.Context) error {
 	return nil
 }
 
+// sessions opens what announces sessions. Nothing depends on it, but damage is damage.
+func (c *checker) sessions(ctx context.Context) error {
+	names, err := listNames(ctx, c.r.backend, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(names))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, name := range names {
+		g.Go(func() error {
+			_, errs[i] = c.r.readSession(gctx, name)
+			return gctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, err := range errs {
+		if err != nil && !errors.Is(err, ErrNotExist) { // those that ended are deleted
+			c.fault(names[i], err)
+		}
+	}
+	return nil
+}
+
 // found reports err as a fault of the object, unless ctx ended.
 func (c *checker) found(ctx context.Context, object string, err error, snapshots ...Outcome) error {
 	if err != nil && ctx.Err() == nil {
@@ -143,9 +169,12 @@ func (c *checker) found(ctx context.Context, object string, err error, snapshots
 
 // index loads every index object by itself, so that a damaged one does not hide the others.
 func (c *checker) index(ctx context.Context) error {
-	marks, err := c.r.marks(ctx)
+	marks, damaged, err := c.r.readableMarks(ctx)
 	if err := c.found(ctx, markPrefix, err); err != nil {
 		return err
+	}
+	for name, err := range damaged {
+		c.fault(name, err)
 	}
 	condemned := packsOf(maps.Values(marks))
 	c.gone = deletedBy(marks)

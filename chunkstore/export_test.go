@@ -156,3 +156,53 @@ func PutRecord(ctx context.Context, r *Repository, name, text string, right bool
 	}
 	return r.backend.Put(ctx, name, object)
 }
+
+// Verify verifies one stored object as those do who read it whole; not the config, nor a key slot.
+func Verify(r *Repository, name string, object []byte) error {
+	switch name[:2] {
+	case dataPrefix, metaPrefix:
+		return verifyPack(r, name, object)
+	case outcomePrefix:
+		_, err := r.parseOutcome(name, object)
+		return err
+	case deltaPrefix, segmentPrefix:
+		plain, err := r.keys.Open(indexType(name), name, object)
+		if err == nil {
+			_, err = parseIndex(plain)
+		}
+		return err
+	case sessionPrefix:
+		_, err := r.keys.Open(crypto.TypeSession, name, object)
+		return err
+	}
+	t := map[string]crypto.Type{markPrefix: crypto.TypeMark, forgetPrefix: crypto.TypeForget, recordPrefix: crypto.TypeRecord}[name[:2]]
+	plain, err := r.keys.Open(t, name, object)
+	if err == nil && t != crypto.TypeRecord {
+		_, err = r.signed(plain)
+	}
+	return err
+}
+
+func verifyPack(r *Repository, name string, object []byte) error {
+	ref, err := parsePackName(name)
+	if err != nil {
+		return err
+	}
+	_, _, err = openPack(r.keys, ref, object)
+	return err
+}
+
+// VerifyRange verifies an object of a pack as a restore does, which reads a part of it and knows the header
+// from the index. The header itself is not looked at.
+func VerifyRange(r *Repository, name string, object, header []byte) error {
+	ref, err := parsePackName(name)
+	if err != nil {
+		return err
+	}
+	size, err := crypto.PlainSize(int64(len(object)))
+	if err != nil {
+		return err
+	}
+	_, err = r.keys.OpenRange(ref.sealType(), ref.sealName(), header[:crypto.HeaderSize], size, 0, size, object[crypto.HeaderSize:])
+	return err
+}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -48,13 +50,28 @@ func (m *mark) packs() []PackRef {
 	return m.condemns
 }
 
-// marks reads all marks, by name. One that is gone when it is read was carried out long ago.
-func (r *Repository) marks(ctx context.Context) (all map[string]*mark, err error) {
+// ErrMarks says that a mark cannot be read, so that it is not known what its collection has deleted or is
+// about to: whatever is stored can be read, but no backup can tell what it may rely on, and nothing is
+// collected.
+var ErrMarks = errors.New("a mark of a collection cannot be read")
+
+// marks reads all marks, by name. One that is gone when it is read was carried out long ago. One that cannot
+// be read is ErrMarks: whoever deletes must know them all.
+func (r *Repository) marks(ctx context.Context) (map[string]*mark, error) {
+	all, bad, err := r.readableMarks(ctx)
+	for _, name := range slices.Sorted(maps.Keys(bad)) {
+		return nil, fmt.Errorf("%w: object %s: %w", ErrMarks, name, bad[name])
+	}
+	return all, err
+}
+
+// readableMarks reads all marks that can be read, by name, and tells of the objects that cannot.
+func (r *Repository) readableMarks(ctx context.Context) (all map[string]*mark, bad map[string]error, err error) {
 	err = relist(func() error {
-		all, err = r.readMarks(ctx)
+		all, bad, err = r.readMarks(ctx)
 		return err
 	})
-	return all, err
+	return all, bad, err
 }
 
 // loadAttempts is how often something is listed while collections replace what was listed. They take
@@ -70,33 +87,67 @@ func relist(f func() error) error {
 	}
 }
 
-func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, error) {
+func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, map[string]error, error) {
 	var infos []Info
 	err := r.backend.List(ctx, markPrefix, func(i Info) error {
 		infos = append(infos, i)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list marks: %w", err)
+		return nil, nil, fmt.Errorf("list marks: %w", err)
 	}
 	names := make([]string, len(infos))
+	all, bad, mu := map[string]*mark{}, map[string]error{}, sync.Mutex{}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
 	for i, info := range infos {
 		names[i] = info.Name
+		g.Go(func() error {
+			object, err := r.cachedGet(gctx, info.Name)
+			if err != nil {
+				return err
+			}
+			plain, err := r.keys.Open(crypto.TypeMark, info.Name, object)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				err = r.takeMark(all, info, plain)
+			}
+			if err != nil {
+				r.cache.drop(info.Name)
+				bad[info.Name] = err
+			}
+			return nil
+		})
 	}
-	all, mu := map[string]*mark{}, sync.Mutex{}
-	err = r.fetchAll(ctx, fixedType(crypto.TypeMark), names, func(i int, plain []byte) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if err := r.takeMark(all, infos[i], plain); err != nil {
-			return fmt.Errorf("mark %s: %w", names[i], err)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read marks: %w", err)
+	if err := g.Wait(); err != nil {
+		return nil, nil, fmt.Errorf("read marks: %w", err)
 	}
 	r.cache.keep(markPrefix, names)
-	return all, nil
+	return all, bad, nil
+}
+
+// markOf returns of which mark an object is, and which of its objects.
+func markOf(name string) (of, suffix string) {
+	for _, suffix := range []string{waitsSuffix, doneSuffix, runSuffix} {
+		if of, ok := strings.CutSuffix(name, suffix); ok {
+			return of, suffix
+		}
+	}
+	return name, ""
+}
+
+// obscured returns an error if the packs of some mark are not known, nor a list that has them all: what is on
+// record as deleted was condemned before.
+func obscured(all map[string]*mark, bad map[string]error) error {
+	for _, name := range slices.Sorted(maps.Keys(bad)) {
+		of, suffix := markOf(name)
+		m := all[of]
+		if (suffix == "" || suffix == doneSuffix) && (m == nil || !m.done && m.condemns == nil) {
+			return fmt.Errorf("%w: object %s: %w", ErrMarks, name, bad[name])
+		}
+	}
+	return nil
 }
 
 // takeMark adds one object to the mark that it is of.
@@ -105,25 +156,22 @@ func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) err
 	if err != nil {
 		return err
 	}
-	of := info.Name
-	for _, suffix := range []string{waitsSuffix, doneSuffix, runSuffix} {
-		of = strings.TrimSuffix(of, suffix)
-	}
+	of, suffix := markOf(info.Name)
 	m := all[of]
 	if m == nil {
 		m = &mark{name: of}
 		all[of] = m
 	}
-	switch {
-	case strings.HasSuffix(info.Name, waitsSuffix):
+	switch suffix {
+	case waitsSuffix:
 		var record waitsRecord
 		err = unmarshalVersioned(body, &record)
-		m.waits, m.waiting, m.noted = record.Sessions, true, info.Modified
-	case strings.HasSuffix(info.Name, runSuffix):
+		m.waits, m.waiting, m.noted = record.Sessions, err == nil, info.Modified
+	case runSuffix:
 		m.runs = info.Modified
-	case strings.HasSuffix(info.Name, doneSuffix):
-		m.done = true
+	case doneSuffix:
 		m.deleted, err = parsePackRefs(body)
+		m.done = err == nil
 	default:
 		m.modified = info.Modified
 		m.condemns, err = parsePackRefs(body)
@@ -161,11 +209,15 @@ func marshalPackRefs(refs []PackRef) []byte {
 }
 
 // condemned returns the packs that do not count for a backup: those that a collection wants to delete, or
-// has deleted.
+// has deleted. Marks that cannot be read keep nobody from reading, but r takes note of them for those who
+// write. The caller holds loadMu.
 func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
-	all, err := r.marks(ctx)
+	all, bad, err := r.readableMarks(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if r.obscured = obscured(all, bad); r.obscured != nil {
+		r.log.Warn("nothing can be backed up or collected until this is mended", "error", r.obscured)
 	}
 	return packsOf(maps.Values(all)), nil
 }

@@ -48,6 +48,7 @@ type Repository struct {
 	loaded   bool
 	reloaded time.Time // because a pack was gone, see reload
 	changed  bool      // by that
+	obscured error     // ErrMarks, if it is not known what collections delete
 	index    *index
 	limits   indexLimits
 
@@ -170,6 +171,17 @@ func (r *Repository) LoadIndex(ctx context.Context) error {
 	return r.loadIndex(ctx)
 }
 
+// loadReliably is LoadIndex for those who store what relies on it: it fails with ErrMarks where it is not known
+// which packs collections delete.
+func (r *Repository) loadReliably(ctx context.Context) error {
+	r.loadMu.Lock()
+	defer r.loadMu.Unlock()
+	if err := r.loadIndex(ctx); err != nil {
+		return err
+	}
+	return r.obscured
+}
+
 func (r *Repository) needIndex(ctx context.Context) error {
 	r.loadMu.Lock()
 	defer r.loadMu.Unlock()
@@ -234,9 +246,6 @@ func indexType(name string) crypto.Type {
 	return crypto.TypeDelta
 }
 
-// fixedType is for fetchAll of objects of one type.
-func fixedType(t crypto.Type) func(string) crypto.Type { return func(string) crypto.Type { return t } }
-
 // readIndex makes a listing of the named index objects, by way of a base that has most of them if there
 // is one.
 func (r *Repository) readIndex(ctx context.Context, names []string, condemned map[PackID]bool) (*listing, error) {
@@ -299,7 +308,7 @@ func (r *Repository) newGather(b *base) *gather {
 func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string, condemned map[PackID]bool) (*listing, error) {
 	defer g.close()
 	var mu sync.Mutex
-	err := r.fetchAll(ctx, indexType, names, func(i int, plain []byte) error {
+	err := r.fetchAll(ctx, names, func(i int, plain []byte) error {
 		d, err := parseIndex(plain)
 		if err != nil {
 			return fmt.Errorf("object %s: %w", names[i], err)
@@ -314,9 +323,9 @@ func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string,
 	return g.listing(condemned)
 }
 
-// fetchAll opens the named objects, several at a time, by way of the cache, and gives the plaintext of
+// fetchAll opens the named index objects, several at a time, by way of the cache, and gives the plaintext of
 // names[i] to use(i, ...), in no certain order, several at a time too.
-func (r *Repository) fetchAll(ctx context.Context, t func(name string) crypto.Type, names []string, use func(int, []byte) error) error {
+func (r *Repository) fetchAll(ctx context.Context, names []string, use func(int, []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, name := range names {
@@ -328,7 +337,7 @@ func (r *Repository) fetchAll(ctx context.Context, t func(name string) crypto.Ty
 			if err != nil {
 				return err
 			}
-			plain, err := r.keys.Open(t(name), name, object)
+			plain, err := r.keys.Open(indexType(name), name, object)
 			if err != nil {
 				r.cache.drop(name)
 				return fmt.Errorf("object %s: %w", name, err)

@@ -109,7 +109,7 @@ func (s *Session) announce(ctx context.Context, record sessionRecord) error {
 	if err := s.put(ctx, crypto.TypeSession, s.name(sessionPrefix), b); err != nil {
 		return fmt.Errorf("announce the session: %w", err)
 	}
-	return s.repo.LoadIndex(ctx)
+	return s.repo.loadReliably(ctx)
 }
 
 // conditional reports whether the store creates objects conditionally, from memory where it was

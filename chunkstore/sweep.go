@@ -156,18 +156,22 @@ func (c *collector) giveUp(ctx context.Context, name string, alive time.Time) (b
 
 // sessionHost returns which host a session says it runs on.
 func (r *Repository) sessionHost(ctx context.Context, name string) string {
-	var record sessionRecord
+	record, err := r.readSession(ctx, name)
+	if err != nil {
+		r.log.Debug("a session does not say which host it runs on", "object", name, "error", err)
+	}
+	return record.Host
+}
+
+func (r *Repository) readSession(ctx context.Context, name string) (record sessionRecord, err error) {
 	object, err := r.backend.Get(ctx, name, 0, -1)
 	if err == nil {
 		object, err = r.keys.Open(crypto.TypeSession, name, object)
 	}
 	if err == nil {
-		err = json.Unmarshal(object, &record)
+		err = unmarshalVersioned(object, &record)
 	}
-	if err != nil {
-		r.log.Debug("a session does not say which host it runs on", "object", name, "error", err)
-	}
-	return record.Host
+	return record, err
 }
 
 func (p *CollectReport) wait(s RunningSession) {
