@@ -49,6 +49,18 @@ func (r *Repository) Chunk(ctx context.Context, id ID) ([]byte, error) {
 	return found[id], err
 }
 
+// Whole returns the reference to a whole chunk.
+func (r *Repository) Whole(ctx context.Context, id ID) (Ref, error) {
+	if err := r.needIndex(ctx); err != nil {
+		return Ref{}, err
+	}
+	l, err := r.index.locate(id)
+	if err != nil {
+		return Ref{}, err
+	}
+	return Ref{ID: id, Length: l.plain}, nil
+}
+
 // Named returns the value stored under a name, and whether there is one.
 func (r *Repository) Named(ctx context.Context, name string) ([]byte, bool, error) {
 	if err := r.needIndex(ctx); err != nil {

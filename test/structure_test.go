@@ -43,6 +43,7 @@ var house = map[string][]string{
 	"chunkstore/local":     {module + "/chunkstore$", "golang.org/x/sys/unix"},
 	"chunkstore/mem":       {module + "/chunkstore$"},
 	"chunkstore/s3":        {module + "/chunkstore$", "github.com/minio/minio-go/v7", "golang.org/x/time/rate"},
+	"chunkstore/transfer":  {module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot"},
 	"chunkstore/storetest": {module + "/chunkstore$", module + "/chunkstore/mem", "github.com/google/go-cmp", "golang.org/x/sync"},
 	"exporter": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",

@@ -50,6 +50,9 @@ func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 	}
 	s.ID = o.Session.Random() // what the object's name says counts
 	s.Stored = o.Modified
+	if s.Origin != nil {
+		s.Stored = s.Origin.Stored
+	}
 	return s, nil
 }
 

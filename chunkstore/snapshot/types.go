@@ -34,10 +34,18 @@ type Summary struct {
 	Stats      Stats         `json:"stats"`
 	Engine     Engine        `json:"engine"`
 	Took       time.Duration `json:"took"`
+	Origin     *Origin       `json:"origin,omitempty"` // of a snapshot that was copied from another repository
 
 	// Stored is when it was stored, by the store's clock: the time that retention goes by. It is the object's,
-	// not in it, and zero before the snapshot was read from a repository.
+	// not in it, and zero before the snapshot was read from a repository. Of a copy it is that of its original.
 	Stored time.Time `json:"-"`
+}
+
+// Origin says which snapshot another one is a copy of: the first one, however often it was copied since.
+type Origin struct {
+	Repository string    `json:"repository"` // its id, 32 hex digits
+	Snapshot   string    `json:"snapshot"`   // the id there
+	Stored     time.Time `json:"stored"`     // when it was stored there, by the clock of that store
 }
 
 // Stats says what a snapshot holds and what it cost. All sizes in bytes.

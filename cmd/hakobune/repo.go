@@ -48,9 +48,27 @@ func (p *program) backend(c *cli.Context, create bool) (chunkstore.Backend, bool
 	if err != nil {
 		return nil, false, err
 	}
+	return p.lookInto(c, b)
+}
+
+// existing opens the place of a second repository; there must be one.
+func (p *program) existing(c *cli.Context, name, profile string) (chunkstore.Backend, error) {
+	b, err := p.placeAt(c, name, profile, false)
+	if err != nil {
+		return nil, err
+	}
+	b, exists, err := p.lookInto(c, b)
+	if err == nil && !exists {
+		err = fmt.Errorf("%s: %w", b.Location(), chunkstore.ErrNoRepository)
+	}
+	return b, err
+}
+
+// lookInto reports whether a repository is at b, and returns b with the patience that the flags give it.
+func (p *program) lookInto(c *cli.Context, b chunkstore.Backend) (chunkstore.Backend, bool, error) {
 	patience := p.patience(c)
 	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: min(firstAnswer, patience)}
-	_, err = chunkstore.Retry(b, retry).Stat(c.Context, "config")
+	_, err := chunkstore.Retry(b, retry).Stat(c.Context, "config")
 	exists := err == nil
 	switch {
 	case errors.Is(err, chunkstore.ErrNoStore):
@@ -228,22 +246,31 @@ func readKeyFile(path string) (crypto.Secret, error) {
 }
 
 func (p *program) password(c *cli.Context, fresh bool) ([]byte, error) {
-	if path := given(c, "password-file").String("password-file"); path != "" {
-		return firstLineOf(os.ReadFile(path))
-	}
-	if command := given(c, "password-command").String("password-command"); command != "" {
-		return p.passwordCommand(c.Context, command)
-	}
-	if v, err := p.env.own("PASSWORD"); v != "" || err != nil {
-		return []byte(v), err
-	}
-	if command, err := p.env.own("PASSWORD_COMMAND"); command != "" || err != nil {
-		if err != nil {
-			return nil, err
-		}
-		return p.passwordCommand(c.Context, command)
+	file := given(c, "password-file").String("password-file")
+	command := given(c, "password-command").String("password-command")
+	if password, err := p.passwordOf(c, file, command, ""); password != nil || err != nil {
+		return password, err
 	}
 	return p.ask(fresh)
+}
+
+// passwordOf finds a password where flags, or variables with the given beginning, say that it is; nil where
+// nothing says so.
+func (p *program) passwordOf(c *cli.Context, file, command, env string) ([]byte, error) {
+	if file != "" {
+		return firstLineOf(os.ReadFile(file))
+	}
+	if command != "" {
+		return p.passwordCommand(c.Context, command)
+	}
+	if v, err := p.env.own(env + "PASSWORD"); v != "" || err != nil {
+		return []byte(v), err
+	}
+	command, err := p.env.own(env + "PASSWORD_COMMAND")
+	if command == "" || err != nil {
+		return nil, err
+	}
+	return p.passwordCommand(c.Context, command)
 }
 
 func (p *program) passwordCommand(ctx context.Context, command string) ([]byte, error) {
@@ -257,9 +284,10 @@ func (p *program) passwordCommand(ctx context.Context, command string) ([]byte, 
 	return out, nil
 }
 
+// firstLineOf returns what is never nil, though it may be empty.
 func firstLineOf(b []byte, err error) ([]byte, error) {
 	line, _, _ := bytes.Cut(b, []byte("\n"))
-	return bytes.TrimSuffix(line, []byte("\r")), err
+	return append([]byte{}, bytes.TrimSuffix(line, []byte("\r"))...), err
 }
 
 // ask reads a password from the terminal, without echo.

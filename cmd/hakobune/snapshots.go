@@ -79,6 +79,9 @@ type detailsLine struct {
 func (p *program) details(c *cli.Context, s *snapshot.Snapshot) error {
 	return p.result(c, detailsLine{"snapshot_details", s.Summary, &s.System}, func() {
 		fmt.Fprintf(p.out, "snapshot %s of %s, %s on %s\n", s.ID, s.System.Name, localTime(s.Time), s.Host)
+		if o := s.Origin; o != nil {
+			fmt.Fprintf(p.out, "  copy of     %s in repository %s, stored there %s\n", o.Snapshot[:min(8, len(o.Snapshot))], o.Repository[:min(8, len(o.Repository))], localTime(o.Stored))
+		}
 		fmt.Fprintf(p.out, "  engine      Docker %s, %s, %s/%s\n", s.Engine.Version, s.Engine.StorageDriver, s.Engine.OS, s.Engine.Arch)
 		fmt.Fprintf(p.out, "  quiesced    %s, stood still for %s\n", s.System.Quiesce.Mode, span(s.System.Quiesce.Paused))
 		for _, i := range s.System.Images {
