@@ -157,6 +157,9 @@ func TestCollectRewrites(t *testing.T) {
 }
 
 func TestCollectBounds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("much content, and nothing at once that TestCollectRewrites has not")
+	}
 	content := noise(44, 50<<20)
 	store := nights(t, content, content[:44<<20])
 	forget(t, store, 0)
@@ -381,7 +384,7 @@ func TestCollectEveryCallFails(t *testing.T) {
 	for name, kind := range stores {
 		for _, late := range []bool{false, true} {
 			failures := 0
-			for n := 1; ; n++ {
+			for n := 1; ; n += stride() {
 				store := base.Clone()
 				f := &storetest.Faulty{N: n, After: late}
 				_, err := tryCollect(t.Context(), f.Wrap(kind(store)))
@@ -395,7 +398,7 @@ func TestCollectEveryCallFails(t *testing.T) {
 					t.Fatalf("%s: call %d failed, after its effect: %v; %v", name, n, late, err)
 				}
 			}
-			if failures < 10 {
+			if failures*stride() < 10 {
 				t.Errorf("%s: only %d collections failed: were the faults seen?", name, failures)
 			}
 		}
@@ -406,7 +409,7 @@ func TestCollectCrashes(t *testing.T) {
 	base, contents := forgetful(t)
 	for name, kind := range kinds() {
 		n := 0
-		for ; ; n++ {
+		for ; ; n += stride() {
 			store := base.Clone()
 			c := &storetest.Crash{After: n}
 			_, err := tryCollect(t.Context(), c.Wrap(kind(store)))

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/restic/chunker"
-
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -73,13 +71,4 @@ func parseConfig(b []byte) (Config, error) {
 		return c, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	return c, nil
-}
-
-// polynomial derives the repository's chunker polynomial, which is never stored.
-func polynomial(keys *crypto.Keys) (chunker.Pol, error) {
-	pol, err := chunker.DerivePolynomial(keys.ChunkerSeed())
-	if err != nil {
-		return 0, fmt.Errorf("derive the chunker polynomial: %w", err)
-	}
-	return pol, nil
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/restic/chunker"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -36,8 +35,7 @@ type Repository struct {
 	backend Backend
 	keys    *crypto.Keys
 	config  Config
-	pol     chunker.Pol
-	rabin   func() *rabin // of pol; nil: the library finds the cuts
+	cuts    func() (cuts, error) // derived when first needed, which takes a while: reading needs none
 	coder   *coder
 	ages    ages
 	cache   *cache
@@ -138,10 +136,6 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	if err != nil {
 		return nil, err
 	}
-	pol, err := polynomial(keys)
-	if err != nil {
-		return nil, err
-	}
 	coder, err := newCoder()
 	if err != nil {
 		return nil, err
@@ -151,7 +145,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Repository{
-		backend: b, keys: keys, config: cfg, pol: pol, rabin: sync.OnceValue(func() *rabin { return newRabin(pol) }), coder: coder, ages: defaultAges(), opts: opts, log: log,
+		backend: b, keys: keys, config: cfg, cuts: sync.OnceValues(func() (cuts, error) { return newCuts(keys) }), coder: coder, ages: defaultAges(), opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
 		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(),
 	}, nil

@@ -1,10 +1,13 @@
 package chunkstore
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 
 	"github.com/restic/chunker"
+
+	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // scanner finds cuts.
@@ -15,12 +18,27 @@ type scanner interface {
 	next(b []byte, from int) int
 }
 
-// newScanner returns a scanner for one stream: of this package, or the library's.
-func (r *Repository) newScanner(p ChunkerParams) scanner {
-	if t := r.rabin(); t != nil {
-		return t.scanner(p)
+// cuts is how a repository cuts contents.
+type cuts struct {
+	pol   chunker.Pol
+	rabin *rabin // of pol; nil: the library finds the cuts
+}
+
+// newCuts derives the repository's chunker polynomial, which is never stored.
+func newCuts(keys *crypto.Keys) (cuts, error) {
+	pol, err := chunker.DerivePolynomial(keys.ChunkerSeed())
+	if err != nil {
+		return cuts{}, fmt.Errorf("derive the chunker polynomial: %w", err)
 	}
-	return newLibraryScanner(r.pol, p)
+	return cuts{pol, newRabin(pol)}, nil
+}
+
+// scanner returns a scanner for one stream: of this package, or the library's.
+func (c cuts) scanner(p ChunkerParams) scanner {
+	if c.rabin != nil {
+		return c.rabin.scanner(p)
+	}
+	return newLibraryScanner(c.pol, p)
 }
 
 // libraryScanner leaves the work to restic/chunker, whose cuts are by definition the right ones.

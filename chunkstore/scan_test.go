@@ -287,7 +287,7 @@ func TestRabinFallsBack(t *testing.T) {
 	if r.agrees(pol) {
 		t.Error("a wrong table passed the trial run")
 	}
-	if _, ok := (&Repository{pol: pol, rabin: func() *rabin { return nil }}).newScanner(metaChunker).(libraryScanner); !ok {
+	if _, ok := (cuts{pol: pol}).scanner(metaChunker).(libraryScanner); !ok {
 		t.Error("a repository without tables does not use the library")
 	}
 }

@@ -22,7 +22,11 @@ func (s *Session) Split(ctx context.Context, kind Kind, r io.Reader) ([]Ref, err
 	if kind != Data {
 		p = metaChunker
 	}
-	cut := newCutter(r, s.repo.newScanner(p), int(p.Max))
+	cuts, err := s.repo.cuts()
+	if err != nil {
+		return nil, err
+	}
+	cut := newCutter(r, cuts.scanner(p), int(p.Max))
 	defer cut.close()
 	var refs []Ref
 	for {
