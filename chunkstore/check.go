@@ -86,7 +86,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.outcomes, c.records, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.claims, c.outcomes, c.records, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -259,6 +259,17 @@ func (c *checker) packs(ctx context.Context) error {
 		indexed++
 	})
 	c.report.Unindexed = len(c.stored) - indexed
+	return err
+}
+
+// claims reads what says whose systems are.
+func (c *checker) claims(ctx context.Context) error {
+	all, err := c.r.Claims(ctx, "")
+	for _, claim := range all {
+		if claim.Err != nil {
+			c.fault(claim.Name, claim.Err)
+		}
+	}
 	return err
 }
 

@@ -175,7 +175,7 @@ func Verify(r *Repository, name string, object []byte) error {
 		_, err := r.keys.Open(crypto.TypeSession, name, object)
 		return err
 	}
-	t := map[string]crypto.Type{markPrefix: crypto.TypeMark, forgetPrefix: crypto.TypeForget, recordPrefix: crypto.TypeRecord}[name[:2]]
+	t := map[string]crypto.Type{markPrefix: crypto.TypeMark, forgetPrefix: crypto.TypeForget, recordPrefix: crypto.TypeRecord, claimPrefix: crypto.TypeClaim}[name[:2]]
 	plain, err := r.keys.Open(t, name, object)
 	if err == nil && t != crypto.TypeRecord {
 		_, err = r.signed(plain)
@@ -206,3 +206,6 @@ func VerifyRange(r *Repository, name string, object, header []byte) error {
 	_, err = r.keys.OpenRange(ref.sealType(), ref.sealName(), header[:crypto.HeaderSize], size, 0, size, object[crypto.HeaderSize:])
 	return err
 }
+
+// SetContest sets how long a claim waits for lists on stores that create unconditionally.
+func SetContest(r *Repository, d time.Duration) { r.contestTime = d }

@@ -22,6 +22,7 @@ const (
 	markPrefix    = "g/"
 	forgetPrefix  = "f/"
 	recordPrefix  = "r/"
+	claimPrefix   = "o/"
 	dataPrefix    = "p/"
 	metaPrefix    = "t/"
 	probePrefix   = "probe/"
@@ -170,6 +171,9 @@ func isObjectName(name string) bool {
 	if strings.HasPrefix(name, dataPrefix) || strings.HasPrefix(name, metaPrefix) {
 		_, err := parsePackName(name)
 		return err == nil
+	}
+	if _, _, _, err := parseClaimName(name); err == nil {
+		return true
 	}
 	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix, recordPrefix} {
 		if _, _, _, err := parseSessionName(prefix, name); err == nil {

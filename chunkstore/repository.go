@@ -54,6 +54,8 @@ type Repository struct {
 	fetching places // ranges that are being fetched
 	recent   *recent
 
+	contestTime time.Duration // see Claim
+
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first
 }
@@ -147,7 +149,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	return &Repository{
 		backend: b, keys: keys, config: cfg, cuts: sync.OnceValues(func() (cuts, error) { return newCuts(keys) }), coder: coder, ages: defaultAges(), opts: opts, log: log,
 		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
-		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(),
+		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(), contestTime: contestTime,
 	}, nil
 }
 

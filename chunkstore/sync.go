@@ -32,10 +32,10 @@ var ErrOther = errors.New("another repository is there, or something else")
 
 // syncOrder is the order in which objects are copied: what leads to others comes after them, so that a place
 // at which the copying stopped holds whole snapshots only, and before the first copy is whole no repository.
-// Marks and forget records come before the index and the outcomes that they concern. Lists are made from the
+// Marks, forget records and claims come before the index and the outcomes that they concern. Lists are made from the
 // end to the start: outcomes before what they need, deltas before the segments that replace them.
 var syncOrder = []string{
-	dataPrefix, metaPrefix, markPrefix, forgetPrefix, recordPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, slotPrefix, configName,
+	dataPrefix, metaPrefix, markPrefix, forgetPrefix, claimPrefix, recordPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, slotPrefix, configName,
 }
 
 // Sync makes the place to hold what the repository at from holds, as it is stored: same keys, no decryption.

@@ -37,6 +37,7 @@ const (
 	TypeRecord   Type = 'r' // record of something that was done
 	TypeDataPack Type = 'p' // pack of data chunks
 	TypeMetaPack Type = 't' // pack of metadata chunks
+	TypeClaim    Type = 'o' // claim: whose a system is
 )
 
 // String returns the type's letter in quotes.

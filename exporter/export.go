@@ -37,7 +37,8 @@ type Reader interface {
 
 // Export makes a snapshot of a system that Discover found and commits it to repo. The snapshot is
 // returned as it was stored; see Snapshot.Complete and System.Problems for what it lacks. After an
-// error there is none, and what was uploaded serves the next run.
+// error there is none, and what was uploaded serves the next run. A system of another site is an
+// *snapshot.OwnedError.
 //
 // The containers go on whatever happens, see the package documentation.
 func Export(ctx context.Context, repo *chunkstore.Repository, engine Engine, sys snapshot.System, o Options) (*snapshot.Snapshot, error) {
@@ -74,6 +75,7 @@ type export struct {
 	session *chunkstore.Session
 	plan    *Plan
 	began   time.Time
+	term    int // of the system
 	snap    *snapshot.Snapshot
 	sources []*source
 	helpers []*helper
@@ -84,6 +86,10 @@ type export struct {
 func (x *export) prepare(ctx context.Context, sys snapshot.System, o Options) error {
 	var err error
 	if x.o, err = o.withDefaults(); err != nil {
+		return err
+	}
+	x.o.Site.Name = cmp.Or(x.o.Site.Name, x.engine.Facts().Host)
+	if x.term, err = snapshot.CheckOwner(ctx, x.repo, sys.Name, x.o.Site); err != nil {
 		return err
 	}
 	if x.o.StateDir != "" {
@@ -105,6 +111,7 @@ func (x *export) host() string { return cmp.Or(x.o.Host, x.engine.Facts().Host) 
 func (x *export) run(ctx context.Context) error {
 	x.snap = &snapshot.Snapshot{System: x.plan.System, Summary: snapshot.Summary{
 		System: x.plan.System.Name, Host: x.host(), Tags: x.o.Tags, Program: x.o.Program, Engine: x.plan.Engine,
+		Site: x.o.Site.Name, Term: x.term,
 	}}
 	for _, c := range x.plan.System.Containers {
 		x.snap.Containers = append(x.snap.Containers, c.Name)
@@ -122,7 +129,19 @@ func (x *export) run(ctx context.Context) error {
 	if err := x.storeTrees(ctx); err != nil {
 		return err
 	}
-	return x.compareSystem(ctx)
+	if err := x.compareSystem(ctx); err != nil {
+		return err
+	}
+	return x.stillOwned(ctx)
+}
+
+// stillOwned looks whether another site has taken the system over meanwhile.
+func (x *export) stillOwned(ctx context.Context) error {
+	term, err := snapshot.CheckOwner(ctx, x.repo, x.plan.System.Name, x.o.Site)
+	if err == nil {
+		x.snap.Term = term
+	}
+	return err
 }
 
 // commit ends the session with the snapshot.

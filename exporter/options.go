@@ -16,6 +16,11 @@ type Options struct {
 	Program string   // name and version of the program
 	Tags    []string // of the snapshot
 
+	// Site is where this is done. A system that belongs to another one is not backed up: see snapshot.CheckOwner,
+	// which is asked before anything is done and once more before the snapshot is stored. No name: what the
+	// engine's host is called.
+	Site snapshot.Site
+
 	// Mode says how running containers are held still: Pause (default), Stop or None. A container's
 	// label io.github.hakobune-dr.stop asks for Stop where this is Pause.
 	Mode snapshot.QuiesceMode

@@ -13,7 +13,8 @@ import (
 // used from several goroutines.
 type Catalog struct {
 	Snapshots []Summary // newest first
-	Damaged   []error   // one for each snapshot that could not be read: it hides none of the others
+	Terms     []Term    // of all systems, in order of their numbers
+	Damaged   []error   // one for each snapshot or term that could not be read: it hides none of the others
 
 	repo     *chunkstore.Repository
 	outcomes map[string]chunkstore.Outcome // by the id of the snapshot
@@ -36,7 +37,7 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 		c.outcomes[s.ID] = o
 	}
 	slices.SortStableFunc(c.Snapshots, newestFirst)
-	return c, nil
+	return c, c.readTerms(ctx)
 }
 
 // ParseSummary reads the summary in an outcome, which must be that of a snapshot.

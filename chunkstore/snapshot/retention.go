@@ -56,7 +56,7 @@ const noRule = "no rule"
 func (p Policy) Apply(group []Summary, now time.Time, loc *time.Location) []Decision {
 	list := slices.SortedFunc(slices.Values(group), lastStoredFirst)
 	sure := slices.DeleteFunc(slices.Clone(list), func(s Summary) bool { return s.doubt(now) != "" })
-	complete := slices.DeleteFunc(slices.Clone(sure), func(s Summary) bool { return !s.Complete })
+	complete := slices.DeleteFunc(slices.Clone(sure), func(s Summary) bool { return !s.good() })
 	all, alone := p.reasons(sure, loc), p.reasons(complete, loc)
 	decisions := make([]Decision, len(list))
 	for i, s := range list {
@@ -232,17 +232,23 @@ func newestOf(all []Summary, now time.Time) map[string]string {
 		if s.doubt(now) != "" {
 			continue
 		}
+		if s.Stray {
+			continue // it is never what is restored
+		}
 		if !seen[s.System] {
 			seen[s.System] = true
 			why[s.ID] = "newest of " + s.System
 		}
-		if s.Complete && !seenComplete[s.System] {
+		if s.good() && !seenComplete[s.System] {
 			seenComplete[s.System] = true
 			why[s.ID] = "newest complete of " + s.System
 		}
 	}
 	return why
 }
+
+// good reports whether s is what a restore of its system would begin with if it were the newest.
+func (s Summary) good() bool { return s.Complete && !s.Stray }
 
 // LastError says that without certain snapshots a system would have none to restore.
 type LastError struct {
@@ -268,14 +274,14 @@ func CheckLast(all, gone []Summary) error {
 	for _, s := range all {
 		if !leaves[s.ID] {
 			left[s.System] = true
-			leftComplete[s.System] = leftComplete[s.System] || s.Complete
+			leftComplete[s.System] = leftComplete[s.System] || s.good()
 		}
 	}
 	for _, s := range gone {
 		switch {
 		case !left[s.System]:
 			return &LastError{System: s.System}
-		case s.Complete && !leftComplete[s.System]:
+		case s.good() && !leftComplete[s.System]:
 			return &LastError{System: s.System, Complete: true}
 		}
 	}

@@ -96,7 +96,8 @@ func (e *AmbiguousError) Error() string {
 //	latest              the newest of all
 //
 // and each may be followed by :PART or :PART/PATH (a bind's part is its source, which begins with a
-// slash, and has no path). Dates without a zone are in loc. Newest goes by Summary.Time.
+// slash, and has no path). Dates without a zone are in loc. Newest goes by Summary.Time, and
+// passes over strays.
 //
 // It returns an *UnknownError or an *AmbiguousError where not exactly one matches.
 func Select(list []Summary, selector string, f Filter, loc *time.Location) (Selection, error) {
@@ -137,7 +138,7 @@ func match(list []Summary, name string, until time.Time) []Summary {
 		if !until.IsZero() && !s.Time.Before(until) {
 			continue
 		}
-		if s.System == name || name == Latest {
+		if (s.System == name || name == Latest) && !s.Stray {
 			found = append(found, s)
 			break
 		}

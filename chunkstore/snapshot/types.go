@@ -35,7 +35,12 @@ type Summary struct {
 	Engine     Engine        `json:"engine"`
 	Took       time.Duration `json:"took"`
 	Origin     *Origin       `json:"origin,omitempty"` // of a snapshot that was copied from another repository
+	Site       string        `json:"site,omitempty"`   // that made it
+	Term       int           `json:"term,omitempty"`   // of that site, see Term
 
+	// Stray says that the site that made it had lost the system already: it is of no term's history, and is only
+	// found by its id. A catalog finds out.
+	Stray bool `json:"-"`
 	// Stored is when it was stored, by the store's clock: the time that retention goes by. It is the object's,
 	// not in it, and zero before the snapshot was read from a repository. Of a copy it is that of its original.
 	Stored time.Time `json:"-"`

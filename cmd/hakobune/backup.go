@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ and makes the command exit with 3.
 Labels of a container: io.github.hakobune-dr.enable=false leaves it out of --all, .stop=true stops it
 instead of pausing, .pre and .post are commands run in it before and after, .exclude lists paths.
 
+A system that another site has taken over, by a failover or a handover, is not backed up: exit code 22. So
+a home that comes back after it was lost cannot mix its state with that of the site that stood in for it.
+
    hakobune backup shop
    hakobune backup --all
    hakobune backup -n shop          only show what would be read, and how`,
@@ -53,6 +57,8 @@ instead of pausing, .pre and .post are commands run in it before and after, .exc
 			&cli.StringFlag{Name: "max-bind", Usage: "do not read bind mounts larger than `SIZE`", Value: "10GiB"},
 			&cli.BoolFlag{Name: "rescan", Usage: "read every file, also those that look unchanged"},
 			&cli.StringFlag{Name: "host-name", Usage: "record `NAME` as the host's name"},
+			siteFlag(),
+			&cli.StringFlag{Name: "force", Usage: "take the system `NAME` for this site first, although it belongs to another"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
 		},
 		Action: p.backup,
@@ -87,6 +93,12 @@ func (p *program) backup(c *cli.Context) error {
 		return err
 	}
 	defer opts.Guard.Close()
+	if opts.Site, err = p.site(c, engine.Facts().Host); err != nil {
+		return err
+	}
+	if err := p.takeByForce(c, repo, systems, opts.Site); err != nil {
+		return err
+	}
 	// One system that fails does not keep the others from being backed up.
 	var errs []error
 	for _, sys := range systems {
@@ -98,6 +110,23 @@ func (p *program) backup(c *cli.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// takeByForce makes this site the owner of the system that --force names, which must be one of systems.
+func (p *program) takeByForce(c *cli.Context, repo *chunkstore.Repository, systems []snapshot.System, site snapshot.Site) error {
+	name := c.String("force")
+	if name == "" {
+		return nil
+	}
+	if !slices.ContainsFunc(systems, func(s snapshot.System) bool { return s.Name == name }) {
+		return usage("--force %q is none of the systems that are to be backed up", name)
+	}
+	cat, err := p.catalog(c, repo)
+	if err != nil {
+		return err
+	}
+	_, err = cat.Claim(c.Context, snapshot.Term{System: name, Site: site, Why: snapshot.WhyForced, Host: hostName()})
+	return err
 }
 
 func (p *program) discover(c *cli.Context, engine *docker.Engine) ([]snapshot.System, error) {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/exporter"
 	"github.com/hakobune-dr/hakobune/importer"
@@ -22,6 +23,7 @@ const (
 	exitDamage       = 4
 	exitNoRepository = 10
 	exitWrongKey     = 12
+	exitOwned        = 22
 	exitInterrupted  = 130
 )
 
@@ -67,11 +69,14 @@ func withHint(err error, format string, args ...any) error {
 // exitCode is the one place where errors become exit codes. Only where the command was interrupted
 // does a cancelled context mean so: parts of it that failed cancel others.
 func exitCode(err error, interrupted bool) int {
+	var owned *snapshot.OwnedError
 	switch {
 	case errors.Is(err, errUsage):
 		return exitUsage
 	case interrupted && errors.Is(err, context.Canceled):
 		return exitInterrupted
+	case errors.As(err, &owned):
+		return exitOwned
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return exitNoRepository
 	case errors.Is(err, crypto.ErrWrongKey):
@@ -89,12 +94,15 @@ func hintFor(err error, interrupted bool) string {
 		unknown *exporter.UnknownSystemError
 		start   *importer.StartError
 		hook    *exporter.HookError
+		owned   *snapshot.OwnedError
 	)
 	switch {
 	case interrupted && errors.Is(err, context.Canceled):
 		return ""
 	case errors.As(err, &h) && h.Hint() != "":
 		return h.Hint()
+	case errors.As(err, &owned):
+		return fmt.Sprintf("only its own site backs a system up; if site %s is gone for good, hakobune backup --force %s %[2]s takes the system for this one", owned.Term.Site.Name, owned.Term.System)
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return "check -r / HAKOBUNE_REPOSITORY, or create the repository with: hakobune init"
 	case errors.Is(err, crypto.ErrWrongKey):

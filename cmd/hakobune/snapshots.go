@@ -16,7 +16,8 @@ func (p *program) snapshotsCommand() *cli.Command {
 		Usage:     "list the snapshots, or tell what one of them holds",
 		ArgsUsage: "[SNAPSHOT]",
 		Description: `Lists the snapshots in the repository, oldest first. With --details, tells of each (or of the one
-named) what it holds, how it was read, and what is missing in it.
+named) what it holds, how it was read, and what is missing in it. STRAY is one that a site stored after it
+had lost the system to another: it is kept, and only found by its id.
 
 ` + selectorHelp,
 		Flags:  append(filterFlags(), &cli.BoolFlag{Name: "details", Usage: "tell what each snapshot holds"}),
@@ -27,6 +28,7 @@ named) what it holds, how it was read, and what is missing in it.
 type snapshotLine struct {
 	Type string `json:"message_type"`
 	snapshot.Summary
+	Stray bool `json:"stray,omitempty"`
 }
 
 func (p *program) snapshots(c *cli.Context) error {
@@ -52,7 +54,7 @@ func (p *program) snapshots(c *cli.Context) error {
 	slices.Reverse(list) // the newest last, next to the prompt
 	if isSet(c, "json") {
 		for _, s := range list {
-			writeJSON(p.out, snapshotLine{"snapshot", s})
+			writeJSON(p.out, snapshotLine{"snapshot", s, s.Stray})
 		}
 		return nil
 	}
@@ -61,6 +63,9 @@ func (p *program) snapshots(c *cli.Context) error {
 		state := ""
 		if !s.Complete {
 			state = fmt.Sprintf("INCOMPLETE (%d)", s.Stats.Problems)
+		}
+		if s.Stray {
+			state = strings.TrimPrefix(state+", STRAY", ", ")
 		}
 		t.row(s.ID[:8], localTime(s.Time), s.System, s.Host, size(s.Stats.Bytes), size(s.Stats.Stored),
 			span(s.Stats.Paused), strings.Join(s.Tags, ","), state)
