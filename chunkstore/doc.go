@@ -35,6 +35,11 @@
 // of are still there; otherwise it is made anew. What a process uploads itself, and what came after the
 // base, it holds in memory, as it does the whole of a small index.
 //
+// # Keys
+//
+// Key slots wrap the master secrets of all key epochs. RotateKeys begins another epoch and puts every slot that stays
+// anew; processes that opened the repository before go on in theirs.
+//
 // # Forgetting and collecting
 //
 // Forget takes snapshots out of the lists by a record; Collect gives back what no snapshot needs. Neither

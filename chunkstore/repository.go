@@ -109,17 +109,10 @@ func putNew(ctx context.Context, b Backend, name string, data []byte) error {
 	return b.Put(ctx, name, data)
 }
 
-// Open opens the repository at b with the first of its key slots that secret fits. Errors:
+// Open opens the repository at b with the newest of its key slots that secret fits. Errors:
 // ErrNoRepository, crypto.ErrWrongKey, crypto.ErrNewer, crypto.ErrDamaged.
 func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*Repository, error) {
-	clear, err := b.Get(ctx, configName, 0, -1)
-	if errors.Is(err, ErrNotExist) || errors.Is(err, ErrNoStore) {
-		return nil, fmt.Errorf("%s: %w", b.Location(), ErrNoRepository)
-	}
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := parseConfig(clear)
+	cfg, clear, err := readConfig(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -127,10 +120,31 @@ func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*
 	if err != nil {
 		return nil, err
 	}
-	if string(payload.Config) != string(clear) || payload.Repository != cfg.Repository {
-		return nil, fmt.Errorf("%w: object %q differs from the copy in the key slot: somebody altered it", crypto.ErrDamaged, configName)
+	if err := sameConfig(payload, cfg, clear); err != nil {
+		return nil, err
 	}
 	return open(b, cfg, payload, opts)
+}
+
+// readConfig reads the clear config, also as it is stored.
+func readConfig(ctx context.Context, b Backend) (Config, []byte, error) {
+	clear, err := b.Get(ctx, configName, 0, -1)
+	if errors.Is(err, ErrNotExist) || errors.Is(err, ErrNoStore) {
+		err = fmt.Errorf("%s: %w", b.Location(), ErrNoRepository)
+	}
+	if err != nil {
+		return Config{}, nil, err
+	}
+	cfg, err := parseConfig(clear)
+	return cfg, clear, err
+}
+
+// sameConfig compares the clear config with the copy in a key slot.
+func sameConfig(payload crypto.Payload, cfg Config, clear []byte) error {
+	if string(payload.Config) != string(clear) || payload.Repository != cfg.Repository {
+		return fmt.Errorf("%w: object %q differs from the copy in the key slot: somebody altered it", crypto.ErrDamaged, configName)
+	}
+	return nil
 }
 
 func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Repository, error) {

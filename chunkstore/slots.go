@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -14,70 +15,94 @@ var ErrLastSlot = errors.New("this is the only key slot")
 
 // Slots describes the key slots of the repository at b. It needs no key.
 func Slots(ctx context.Context, b Backend) ([]crypto.SlotInfo, error) {
+	slots, err := readSlots(ctx, b)
+	if err != nil {
+		return nil, err
+	}
 	var infos []crypto.SlotInfo
-	err := eachSlot(ctx, b, func(_ string, object []byte) error {
-		info, err := crypto.ReadSlotInfo(object)
-		infos = append(infos, info)
-		return err
-	})
-	return infos, err
+	for _, s := range slots {
+		if s.err != nil {
+			return infos, fmt.Errorf("key slot %s: %w", s.ID, s.err)
+		}
+		infos = append(infos, s.SlotInfo)
+	}
+	slices.SortFunc(infos, func(a, b crypto.SlotInfo) int { return strings.Compare(a.ID, b.ID) })
+	return infos, nil
 }
 
-// eachSlot calls fn with every slot object; fn's error is told with the slot's name.
-func eachSlot(ctx context.Context, b Backend, fn func(name string, object []byte) error) error {
+// slot is a key slot as it is stored. Of one that cannot be read only its name is known, and ID from that.
+type slot struct {
+	crypto.SlotInfo
+	name   string
+	object []byte
+	err    error // why it cannot be read
+}
+
+// readSlots reads all key slots, newest first: while a rotation is under way a secret has two slots, and the
+// newer one opens everything.
+func readSlots(ctx context.Context, b Backend) ([]*slot, error) {
 	names, err := listNames(ctx, b, slotPrefix)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var slots []*slot
 	for _, name := range names {
-		object, err := b.Get(ctx, name, 0, -1)
+		s := &slot{name: name}
+		s.object, err = b.Get(ctx, name, 0, -1)
+		if errors.Is(err, ErrNotExist) {
+			continue // taken away since it was listed
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := fn(name, object); err != nil {
-			return fmt.Errorf("key slot %s: %w", strings.TrimPrefix(name, slotPrefix), err)
+		s.SlotInfo, s.err = crypto.ReadSlotInfo(s.object)
+		if s.err == nil && slotPrefix+s.ID != name {
+			s.err = fmt.Errorf("%w: it is slot %s under another name", crypto.ErrDamaged, s.ID)
 		}
+		if s.err != nil {
+			s.SlotInfo = crypto.SlotInfo{ID: strings.TrimPrefix(name, slotPrefix)}
+		}
+		slots = append(slots, s)
 	}
-	return nil
+	slices.SortStableFunc(slots, func(a, b *slot) int { return b.Created.Compare(a.Created) })
+	return slots, nil
 }
 
-// unlock opens the first slot that secret fits. A damaged slot does not keep the others from being
+// open opens the slot.
+func (s *slot) open(secret crypto.Secret) (crypto.Payload, error) {
+	if s.err != nil {
+		return crypto.Payload{}, fmt.Errorf("key slot %s: %w", s.ID, s.err)
+	}
+	p, _, err := crypto.OpenSlot(s.object, secret)
+	return p, err
+}
+
+// unlock opens the newest slot that secret fits. A damaged slot does not keep the others from being
 // tried; it is reported if none fits.
 func unlock(ctx context.Context, b Backend, secret crypto.Secret) (crypto.Payload, error) {
-	var payload crypto.Payload
-	var damage error
-	found := errors.New("found")
-	slots := 0
-	err := eachSlot(ctx, b, func(name string, object []byte) error {
-		slots++
-		p, info, err := crypto.OpenSlot(object, secret)
-		if err == nil && slotPrefix+info.ID != name {
-			err = fmt.Errorf("key slot %s: %w: it is slot %s under another name", name, crypto.ErrDamaged, info.ID)
-		}
-		switch {
-		case err == nil:
-			payload = p
-			return found
-		case !errors.Is(err, crypto.ErrWrongKey):
-			damage = err
-		}
-		return nil
-	})
-	switch {
-	case errors.Is(err, found):
-		return payload, nil
-	case err != nil:
-		return payload, err
-	case damage != nil:
-		return payload, damage
-	case slots == 0:
-		return payload, fmt.Errorf("%w: the repository has no key slot", crypto.ErrDamaged)
+	slots, err := readSlots(ctx, b)
+	if err != nil {
+		return crypto.Payload{}, err
 	}
-	return payload, crypto.ErrWrongKey
+	if len(slots) == 0 {
+		return crypto.Payload{}, fmt.Errorf("%w: the repository has no key slot", crypto.ErrDamaged)
+	}
+	failure := crypto.ErrWrongKey
+	for _, s := range slots {
+		payload, err := s.open(secret)
+		if err == nil {
+			return payload, nil
+		}
+		if !errors.Is(err, crypto.ErrWrongKey) {
+			failure = err
+		}
+	}
+	return crypto.Payload{}, failure
 }
 
 // AddSlot wraps the repository's keys for one more secret and returns the new slot's id. secret is
-// the one by which the repository can be opened now.
+// the one by which the repository can be opened now. Where the keys are rotated meanwhile the error is
+// crypto.ErrRotated, and no slot is added.
 func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info crypto.SlotInfo, cost crypto.KDF) (string, error) {
 	payload, err := unlock(ctx, b, secret)
 	if err != nil {
@@ -89,6 +114,15 @@ func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info c
 	}
 	if err := b.Put(ctx, slotPrefix+id, object); err != nil {
 		return "", fmt.Errorf("store the key slot: %w", err)
+	}
+	// A rotation lists the slots again after it has put its first one, and we look for that one after we have
+	// put ours: at least one of us sees the other.
+	rotating, err := rotated(ctx, b, payload)
+	if err == nil && rotating {
+		err = fmt.Errorf("%w meanwhile: the new key slot would not open everything", crypto.ErrRotated)
+	}
+	if err != nil {
+		return "", errors.Join(err, b.Delete(ctx, slotPrefix+id))
 	}
 	return id, nil
 }
@@ -111,17 +145,20 @@ func RemoveSlot(ctx context.Context, b Backend, id string) error {
 	return fmt.Errorf("key slot %s: %w", id, ErrNotExist)
 }
 
-// SlotOf returns the id of the slot that secret opens.
-func SlotOf(ctx context.Context, b Backend, secret crypto.Secret) (string, error) {
-	id := ""
-	err := eachSlot(ctx, b, func(name string, object []byte) error {
-		if _, _, err := crypto.OpenSlot(object, secret); err == nil && id == "" {
-			id = strings.TrimPrefix(name, slotPrefix)
-		}
-		return nil
-	})
-	if err == nil && id == "" {
-		err = crypto.ErrWrongKey
+// SlotsOf returns the ids of all slots that secret opens.
+func SlotsOf(ctx context.Context, b Backend, secret crypto.Secret) ([]string, error) {
+	slots, err := readSlots(ctx, b)
+	if err != nil {
+		return nil, err
 	}
-	return id, err
+	var ids []string
+	for _, s := range slots {
+		if _, err := s.open(secret); err == nil {
+			ids = append(ids, s.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, crypto.ErrWrongKey
+	}
+	return ids, nil
 }

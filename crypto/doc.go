@@ -82,7 +82,8 @@
 // open. Passphrase and key-file slots can be made by holders of the secret only.
 //
 // Whoever held the masters up to epoch n, and lost access, reads nothing that is sealed from epoch n+1
-// on. He can still compute ids and tags, and make objects of the old epochs where he can write. A
+// on, unless he puts an old slot back and somebody backs up who notices nothing: it opens, but nothing that was
+// sealed since (ErrRotated). He can still compute ids and tags, and make objects of the old epochs where he can write. A
 // rotation ends reading, not writing: the storage's credentials do that.
 //
 // Against quantum computers hold all objects, passphrase and key-file slots, and age slots for "age1pq1"

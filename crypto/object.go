@@ -19,6 +19,9 @@ var (
 	// ErrWrongKey says that the key at hand is not the one: of another epoch, or a secret that does
 	// not open this slot.
 	ErrWrongKey = errors.New("wrong key")
+	// ErrRotated says that an object names a key epoch that the keys at hand do not reach to: there was a
+	// rotation since they were read from their slot. It comes with ErrWrongKey.
+	ErrRotated = errors.New("the keys were rotated")
 	// ErrNewer says that the bytes demand something that this version does not know.
 	ErrNewer = errors.New("written by a newer version")
 )
@@ -140,8 +143,8 @@ func (k *Keys) seal(buf []byte, random io.Reader, t Type, name string, plain []b
 }
 
 // Open returns the plaintext of a whole object in a new slice. Nothing of the object is believed
-// before it is verified. The error wraps ErrDamaged, or ErrWrongKey where the object names an epoch
-// that k does not hold, or ErrNewer where it names a version, scheme or flag that is not known. (The
+// before it is verified. The error wraps ErrDamaged, or ErrWrongKey and ErrRotated where the object names
+// an epoch that k does not hold, or ErrNewer where it names a version, scheme or flag that is not known. (The
 // last two can be damage as well: a header can only be verified by whoever understands it.)
 func (k *Keys) Open(t Type, name string, object []byte) ([]byte, error) {
 	return k.OpenTo(nil, t, name, object)
@@ -226,7 +229,7 @@ func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
 		return nil, err
 	}
 	if epoch > k.newest() {
-		return nil, fmt.Errorf("%w: epoch %d, keys reach to %d", ErrWrongKey, epoch, k.newest())
+		return nil, fmt.Errorf("%w: %w: epoch %d, keys reach to %d", ErrWrongKey, ErrRotated, epoch, k.newest())
 	}
 	return k.objectKey(epoch, t, name, header)
 }

@@ -175,7 +175,7 @@ func TestErrorsOfTheHeader(t *testing.T) {
 		{"scheme 2", 6, 2, crypto.ErrNewer},
 		{"mandatory flag", 7, 1, crypto.ErrNewer},
 		{"epoch 0", 11, 0, crypto.ErrDamaged},
-		{"epoch 2", 11, 2, crypto.ErrWrongKey},
+		{"epoch 2", 11, 2, crypto.ErrRotated},
 		{"last epoch", 8, 255, crypto.ErrWrongKey},
 		{"encapsulation", 13, 1, crypto.ErrDamaged},
 		{"zero", 15, 1, crypto.ErrDamaged},

@@ -86,6 +86,29 @@ func SealSlot(s Secret, info SlotInfo, p Payload, cost KDF) (slotJSON []byte, id
 	return slotJSON, info.ID, nil
 }
 
+// RenewSlot wraps p for s in a slot that takes the place of old, whose kind, label, host and cost it
+// has. id and created are the new slot's own.
+func RenewSlot(old []byte, s Secret, id string, created time.Time, p Payload) ([]byte, error) {
+	f, err := decodeSlot(old)
+	if err != nil {
+		return nil, fmt.Errorf("renew slot: %w", err)
+	}
+	if s.kind() != f.Kind {
+		return nil, fmt.Errorf("renew %s slot %s: the secret is of kind %s", f.Kind, f.ID, s.kind())
+	}
+	var cost KDF
+	if f.KDF != nil {
+		cost = f.KDF.KDF
+	}
+	info := f.SlotInfo
+	info.ID, info.Created = id, created.UTC().Truncate(time.Second)
+	b, err := sealSlot(s, info, p, cost)
+	if err != nil {
+		return nil, fmt.Errorf("renew %s slot %s: %w", f.Kind, f.ID, err)
+	}
+	return b, nil
+}
+
 func newSlotID() string {
 	id := make([]byte, slotIDSize)
 	rand.Read(id) // never fails, see crypto/rand

@@ -140,6 +140,45 @@ func TestGoldenSlots(t *testing.T) {
 	}
 }
 
+// A renewed slot is the old one, with other masters, under another id and later.
+func TestRenewSlot(t *testing.T) {
+	for what, p := range newPairs(t) {
+		old, id, err := crypto.SealSlot(p.seal, crypto.SlotInfo{Label: "kept", Host: "ark-1"}, newPayload(), cheap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later, payload := time.Date(2030, 1, 2, 3, 4, 5, 999, time.UTC), newPayload()
+		slot, err := crypto.RenewSlot(old, p.seal, "0123456789abcdef", later, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, info, err := crypto.OpenSlot(slot, p.open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		samePayload(t, got, payload)
+		want := crypto.SlotInfo{ID: "0123456789abcdef", Kind: strings.Fields(what)[0], Label: "kept", Host: "ark-1", Created: later.Truncate(time.Second)}
+		if diff := cmp.Diff(want, info); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+		cost := regexp.MustCompile(`"memory_kib": \d+`)
+		if !bytes.Equal(cost.Find(old), cost.Find(slot)) {
+			t.Errorf("%s: costs %s, the old one %s", what, cost.Find(slot), cost.Find(old))
+		}
+		for wrong, s := range newPairs(t) {
+			if strings.Fields(wrong)[0] == strings.Fields(what)[0] {
+				continue
+			}
+			if _, err := crypto.RenewSlot(old, s.seal, id, later, payload); err == nil {
+				t.Errorf("%s renewed for %s", what, wrong)
+			}
+		}
+		if _, err := crypto.RenewSlot(old[1:], p.seal, id, later, payload); !errors.Is(err, crypto.ErrDamaged) {
+			t.Errorf("%s: of a damaged slot: %v", what, err)
+		}
+	}
+}
+
 func TestSlots(t *testing.T) {
 	payload := newPayload()
 	for what, p := range newPairs(t) {

@@ -3,10 +3,12 @@ package snapshot
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // Catalog is the list of snapshots of a repository as it was when ReadCatalog read it. It may be
@@ -20,7 +22,8 @@ type Catalog struct {
 	outcomes map[string]chunkstore.Outcome // by the id of the snapshot
 }
 
-// ReadCatalog lists the snapshots of repo.
+// ReadCatalog lists the snapshots of repo. Where all that there are were sealed after a rotation that the keys at
+// hand know nothing of, the error is crypto.ErrRotated.
 func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, error) {
 	outcomes, err := repo.Outcomes(ctx)
 	if err != nil {
@@ -35,6 +38,9 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 		}
 		c.Snapshots = append(c.Snapshots, s)
 		c.outcomes[s.ID] = o
+	}
+	if err := errors.Join(c.Damaged...); len(c.Snapshots) == 0 && errors.Is(err, crypto.ErrRotated) {
+		return nil, err // there are snapshots, only the keys are old
 	}
 	slices.SortStableFunc(c.Snapshots, newestFirst)
 	return c, c.readTerms(ctx)

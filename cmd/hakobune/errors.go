@@ -105,6 +105,10 @@ func hintFor(err error, interrupted bool) string {
 		return fmt.Sprintf("only its own site backs a system up; if site %s is gone for good, hakobune backup --force %s %[2]s takes the system for this one", owned.Term.Site.Name, owned.Term.System)
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return "check -r / HAKOBUNE_REPOSITORY, or create the repository with: hakobune init"
+	case errors.Is(err, crypto.ErrRotated):
+		return "the keys were rotated since this process, or an old copy of a key slot, had them: run the command again with a password or key that hakobune key list shows"
+	case errors.Is(err, chunkstore.ErrRotating):
+		return "end it with that secret: hakobune key rotate; if nobody has it any more, remove the newest slot of hakobune key list first"
 	case errors.Is(err, crypto.ErrWrongKey):
 		return "no key slot fits this password or key file; hakobune key list shows which slots there are"
 	case errors.Is(err, crypto.ErrNewer):

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,6 +31,7 @@ they kept a copy of the slot.`,
 			{Name: "list", Usage: "list the slots (no password needed)", Action: p.keyList},
 			{Name: "add", Usage: "add a password, a key file or an age recipient", Flags: fresh, Action: p.keyAdd},
 			{Name: "passwd", Usage: "replace the password in use by a new one", Flags: fresh[:3], Action: p.keyPasswd},
+			p.keyRotateCommand(),
 			{Name: "remove", Usage: "remove a slot by its id", ArgsUsage: "SLOT", Action: p.keyRemove},
 		},
 	}
@@ -116,38 +119,38 @@ func (p *program) keyAdd(c *cli.Context) error {
 	if err := none(c); err != nil {
 		return err
 	}
-	_, err := p.addSlot(c)
+	_, _, err := p.addSlot(c)
 	return err
 }
 
-// addSlot adds a slot for a fresh secret and returns the secret by which it got in.
-func (p *program) addSlot(c *cli.Context) (crypto.Secret, error) {
+// addSlot adds a slot for a fresh secret and returns the secret by which it got in, and the slot's id.
+func (p *program) addSlot(c *cli.Context) (crypto.Secret, string, error) {
 	b, err := p.repository(c)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	secret, err := p.secret(c, false)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if _, err := chunkstore.Open(c.Context, b, secret, chunkstore.Options{}); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	added, takeBack, err := p.freshSecret(c)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	cost, err := argon2Cost(c)
 	if err != nil {
 		takeBack()
-		return nil, err
+		return nil, "", err
 	}
 	id, err := chunkstore.AddSlot(c.Context, b, secret, added, slotInfo(c), cost)
 	if err != nil {
 		takeBack()
-		return nil, err
+		return nil, "", err
 	}
-	return secret, p.result(c, map[string]string{"message_type": "key_added", "id": id}, func() {
+	return secret, id, p.result(c, map[string]string{"message_type": "key_added", "id": id}, func() {
 		fmt.Fprintf(p.out, "added key slot %s\n", id)
 	})
 }
@@ -156,7 +159,7 @@ func (p *program) keyPasswd(c *cli.Context) error {
 	if err := none(c); err != nil {
 		return err
 	}
-	old, err := p.addSlot(c)
+	old, fresh, err := p.addSlot(c)
 	if err != nil {
 		return err
 	}
@@ -164,12 +167,12 @@ func (p *program) keyPasswd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// The new slot is durable: only now may the old one go.
-	id, err := chunkstore.SlotOf(c.Context, b, old)
-	if err != nil {
-		return err
+	// The new slot is durable: only now may the old one go. While a rotation is under way there are two.
+	ids, err := chunkstore.SlotsOf(c.Context, b, old)
+	for _, id := range slices.DeleteFunc(ids, func(id string) bool { return id == fresh }) {
+		err = errors.Join(err, p.removeSlot(c, b, id))
 	}
-	return p.removeSlot(c, b, id)
+	return err
 }
 
 func (p *program) keyRemove(c *cli.Context) error {
