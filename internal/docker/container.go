@@ -30,13 +30,14 @@ type inspection struct {
 	State struct {
 		Status, Error string
 		Pid, ExitCode int
-		Health        *struct{ Status string }
+		Health        *health
 	}
 	Config struct {
-		Image    string
-		Hostname string
-		Tty      bool
-		Labels   map[string]string
+		Image       string
+		Hostname    string
+		Tty         bool
+		Labels      map[string]string
+		Healthcheck *struct{ Retries int }
 	}
 	HostConfig      hostConfig
 	Mounts          []mountPoint
@@ -160,12 +161,34 @@ func describeAll(inspected []json.RawMessage) ([]snapshot.Container, error) {
 // name is the container's name without the slash that the engine puts before it.
 func (in inspection) name() string { return strings.TrimPrefix(in.Name, "/") }
 
-// health is empty for a container without a health check.
+// health is what an engine knows of a container's health check.
+type health struct {
+	Status        string
+	FailingStreak int
+	Log           []struct{ ExitCode int }
+}
+
+// defaultRetries is how many checks in a row have to fail where the container does not say.
+const defaultRetries = 3
+
+// health is empty for a container without a health check. Engines call a container unhealthy from a pause until the
+// first check after it (moby's health.go: CloseMonitorChannel), whatever the checks said; then those count.
 func (in inspection) health() string {
-	if in.State.Health == nil || in.State.Health.Status == "none" {
+	h := in.State.Health
+	if h == nil || h.Status == "none" {
 		return ""
 	}
-	return in.State.Health.Status
+	retries := defaultRetries
+	if check := in.Config.Healthcheck; check != nil && check.Retries > 0 {
+		retries = check.Retries
+	}
+	if h.Status != "unhealthy" || h.FailingStreak >= retries {
+		return h.Status
+	}
+	if slices.ContainsFunc(h.Log, func(r struct{ ExitCode int }) bool { return r.ExitCode == 0 }) {
+		return "healthy"
+	}
+	return "starting"
 }
 
 // describe says everything of a container but what it depends on.

@@ -107,6 +107,34 @@ func TestState(t *testing.T) {
 	})
 }
 
+// TestHealthAfterPause: a backup pauses containers, and what it stores of their health decides what a restore waits for.
+func TestHealthAfterPause(t *testing.T) {
+	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
+		p, ctx := dockertest.Prefix(t, h), ctxOf(t)
+		run := func(name, check string, retries int) string {
+			return dockertest.Run(t, h, client.ContainerCreateOptions{Name: p + name, Config: &container.Config{
+				Image: dockertest.Busybox(t, h), Cmd: []string{"sleep", "1000"}, StopSignal: "KILL",
+				Healthcheck: &container.HealthConfig{Test: []string{"CMD-SHELL", check}, Interval: time.Second, Retries: retries, Timeout: 10 * time.Second},
+			}})
+		}
+		for id, want := range map[string]string{run("-well", "true", 0): "healthy", run("-sick", "false", 1): "unhealthy"} {
+			waitFor(t, func() bool { s, err := e.State(ctx, id); return err == nil && s.Health == want })
+			if err := e.Pause(ctx, id); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := e.State(ctx, id); err != nil || s.Health != want {
+				t.Errorf("paused: %+v, %v; want %s", s, err, want)
+			}
+			if err := e.Unpause(ctx, id); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := e.State(ctx, id); err != nil || s.Health != want {
+				t.Errorf("going on: %+v, %v; want %s", s, err, want)
+			}
+		}
+	})
+}
+
 func TestPutArchive(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p := dockertest.Prefix(t, h)
