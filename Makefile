@@ -28,7 +28,9 @@ bin/hakobune: FORCE
 test: ## run every test against real engines and servers, brought up for it and ended afterwards (root)
 	test/setup/run.sh $(GO) test -timeout 30m $(TESTFLAGS) $(PKG)
 
-check: lint race test ## everything that must hold: lint, race tests, tests; what CI runs
+# One lab for both runs of tests, which comes up while lint works. A part that fails does not keep the next from its verdict.
+check: ## everything that must hold: lint, race tests, tests; what CI runs
+	test/setup/run.sh -beside '$(MAKE) lint' $(MAKE) --keep-going race test
 
 lint: format vet staticcheck fix deadcode ## what can be said without running anything
 

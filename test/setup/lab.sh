@@ -3,6 +3,7 @@
 # lab.sh down DIR   ends it and removes its data
 #
 # `. DIR/env` then lets plain `go test` find everything:
+#   HAKOBUNE_TEST_LAB                        DIR: run.sh, and so make, uses it
 #   HAKOBUNE_TEST_DOCKER_E20, _E29C, _E29G   the engines, unix:///...
 #   HAKOBUNE_TEST_ADDRESS_E20, _E29C, _E29G  where their published ports answer, from this host
 #   HAKOBUNE_TEST_IMAGES                     the directory of app.tar, web.tar, db.tar, as `docker save` writes them
@@ -16,15 +17,22 @@
 setup=$(dirname "$(readlink -f "$0")")
 dir=$(readlink -m "$2")
 
+# On a bare machine one half compiles while the other waits for a package mirror.
+compiled() { "$setup/tools.sh" && "$setup/engines.sh" up "$dir/e"; }
+installed() { "$setup/images.sh" >"$dir/images" && "$setup/swift.sh" up "$dir/swift"; }
+
 up() {
-  local built name upper
+  local built name upper half failed=
   need curl:curl /bin/busybox:busybox-static
-  "$setup/tools.sh"
-  built=$("$setup/images.sh")
   mkdir -p "$dir"
-  "$setup/engines.sh" up "$dir/e"
-  "$setup/swift.sh" up "$dir/swift"
+  compiled & half=$!
+  installed || failed=1
+  wait $half || failed=1
+  [ -z "$failed" ] || die "the lab is not whole: what is missing, the lines above say"
+  built=$(cat "$dir/images")
+  rm "$dir/images"
   {
+    echo "export HAKOBUNE_TEST_LAB=$dir"
     echo "export HAKOBUNE_TEST_REQUIRE=1"
     for name in e20 e29c e29g; do
       upper=${name^^}
@@ -43,7 +51,7 @@ down() {
   local failed=
   "$setup/swift.sh" down "$dir/swift" || failed=1
   "$setup/engines.sh" down "$dir/e" || failed=1
-  rm -f "$dir/env"
+  rm -f "$dir/env" "$dir/images"
   rmdir "$dir" 2>/dev/null || true
   [ -z "$failed" ]
 }

@@ -12,15 +12,9 @@
 dir=$(readlink -m "$2")
 daemons=(memcached account-server container-server object-server proxy-server object-updater)
 
-# packages installs what is missing, without the services that the packages would start on all interfaces.
+# packages installs what is missing. The services would listen on all interfaces.
 packages() {
   command -v swift-proxy-server >/dev/null && command -v memcached >/dev/null && command -v swift-object-server >/dev/null && return
-  local guard=/usr/sbin/policy-rc.d
-  if [ ! -e $guard ]; then
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '#!/bin/sh\nexit 101\n' >$guard
-    chmod +x $guard
-  fi
   need swift-ring-builder:swift swift-proxy-server:swift-proxy swift-account-server:swift-account \
     swift-container-server:swift-container swift-object-server:swift-object memcached:memcached
   if [ -d /run/systemd/system ]; then # nor after the next boot
