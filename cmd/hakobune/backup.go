@@ -40,10 +40,16 @@ instead of pausing, .pre and .post are commands run in it before and after, .exc
 A system that another site has taken over, by a failover or a handover, is not backed up: exit code 22. So
 a home that comes back after it was lost cannot mix its state with that of the site that stood in for it.
 
+With --also, one run stores the snapshot in several repositories, each with keys of its own. It is made in
+the first that can be reached and copied to the others (see hakobune copy). One that is down keeps it from
+none of the others; the command names it and exits with 3. The same password opens them all, unless
+--also-password-file or --also-key-file say otherwise, or HAKOBUNE_ALSO_1_PASSWORD_FILE and the like.
+
    hakobune backup shop
    hakobune backup --all
+   hakobune backup --all --also s3:https://s3.elsewhere.example/ark --also /mnt/disk/ark
    hakobune backup -n shop          only show what would be read, and how`,
-		Flags: []cli.Flag{
+		Flags: append(alsoFlags(),
 			&cli.BoolFlag{Name: "all", Usage: "back up every system of this engine"},
 			&cli.StringSliceFlag{Name: "tag", Usage: "tag the snapshot with `TAG`; may be given several times"},
 			&cli.StringFlag{Name: "quiesce", Usage: "hold containers by `MODE`: pause, stop or none", Value: string(snapshot.Pause)},
@@ -60,7 +66,7 @@ a home that comes back after it was lost cannot mix its state with that of the s
 			siteFlag(),
 			&cli.StringFlag{Name: "force", Usage: "take the system `NAME` for this site first, although it belongs to another"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
-		},
+		),
 		Action: p.backup,
 	}
 }
@@ -85,7 +91,7 @@ func (p *program) backup(c *cli.Context) error {
 		}
 		return p.backupPlans(c, engine, systems, opts)
 	}
-	repo, systems, err := p.openAndDiscover(c, engine)
+	to, systems, err := p.openAndDiscover(c, engine)
 	if err != nil {
 		return err
 	}
@@ -96,13 +102,13 @@ func (p *program) backup(c *cli.Context) error {
 	if opts.Site, err = p.site(c, engine.Facts().Host); err != nil {
 		return err
 	}
-	if err := p.takeByForce(c, repo, systems, opts.Site); err != nil {
+	if err := p.takeByForce(c, to, systems, opts.Site); err != nil {
 		return err
 	}
 	// One system that fails does not keep the others from being backed up.
 	var errs []error
 	for _, sys := range systems {
-		if err := p.backupOne(c, repo, engine, sys, opts); err != nil {
+		if err := p.backupOne(c, to, engine, sys, opts); err != nil {
 			errs = append(errs, err)
 		}
 		if c.Context.Err() != nil {
@@ -112,8 +118,9 @@ func (p *program) backup(c *cli.Context) error {
 	return errors.Join(errs...)
 }
 
-// takeByForce makes this site the owner of the system that --force names, which must be one of systems.
-func (p *program) takeByForce(c *cli.Context, repo *chunkstore.Repository, systems []snapshot.System, site snapshot.Site) error {
+// takeByForce makes this site the owner of the system that --force names, which must be one of systems, at every
+// destination that can be reached.
+func (p *program) takeByForce(c *cli.Context, list []*destination, systems []snapshot.System, site snapshot.Site) error {
 	name := c.String("force")
 	if name == "" {
 		return nil
@@ -121,12 +128,20 @@ func (p *program) takeByForce(c *cli.Context, repo *chunkstore.Repository, syste
 	if !slices.ContainsFunc(systems, func(s snapshot.System) bool { return s.Name == name }) {
 		return usage("--force %q is none of the systems that are to be backed up", name)
 	}
-	cat, err := p.catalog(c, repo)
-	if err != nil {
-		return err
+	for _, d := range list {
+		repo, err := d.get()
+		if err != nil {
+			continue // it is told when the snapshot cannot be stored there
+		}
+		cat, err := p.catalog(c, repo)
+		if err != nil {
+			return err
+		}
+		if _, err = cat.Claim(c.Context, snapshot.Term{System: name, Site: site, Why: snapshot.WhyForced, Host: hostName()}); err != nil {
+			return err
+		}
 	}
-	_, err = cat.Claim(c.Context, snapshot.Term{System: name, Site: site, Why: snapshot.WhyForced, Host: hostName()})
-	return err
+	return nil
 }
 
 func (p *program) discover(c *cli.Context, engine *docker.Engine) ([]snapshot.System, error) {
@@ -137,24 +152,17 @@ func (p *program) discover(c *cli.Context, engine *docker.Engine) ([]snapshot.Sy
 }
 
 // openAndDiscover asks the engine while the password becomes a key: on a night without changes either
-// is a good part of the time.
-func (p *program) openAndDiscover(c *cli.Context, engine *docker.Engine) (repo *chunkstore.Repository, systems []snapshot.System, err error) {
-	repoOpts, err := p.cached(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	open, err := p.opening(c, repoOpts)
+// is a good part of the time. One of the destinations at least is open then.
+func (p *program) openAndDiscover(c *cli.Context, engine *docker.Engine) ([]*destination, []snapshot.System, error) {
+	list, err := p.destinations(c)
 	if err != nil {
 		return nil, nil, err
 	}
 	var g errgroup.Group
-	g.Go(func() (err error) {
-		repo, err = open()
-		return err
-	})
-	systems, err = p.discover(c, engine)
+	g.Go(func() error { return openFirst(list) })
+	systems, err := p.discover(c, engine)
 	err = cmp.Or(err, g.Wait())
-	return repo, systems, err
+	return list, systems, err
 }
 
 // recover lets go what an earlier run left standing still.
@@ -236,12 +244,19 @@ func (p *program) ownPaths(c *cli.Context) ([]string, error) {
 		return nil, err
 	}
 	paths := []string{p.stateDir(), cache}
-	if name, err := p.flag(c, "repo", "REPOSITORY"); err == nil && name != "" && !s3.IsURL(name) {
+	if name, err := p.flag(c, "repo", "REPOSITORY"); err == nil {
 		paths = append(paths, name)
+	}
+	others, err := p.others(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		paths = append(paths, o.name)
 	}
 	var own []string
 	for _, path := range paths {
-		if path == "" {
+		if path == "" || s3.IsURL(path) {
 			continue
 		}
 		abs, err := filepath.Abs(path)
@@ -296,25 +311,40 @@ func (p *program) showBackupPlan(c *cli.Context, plan *exporter.Plan) error {
 }
 
 type backupLine struct {
-	Type string `json:"message_type"`
+	Type       string `json:"message_type"`
+	Repository string `json:"repository,omitempty"` // of several, that in which it was made
 	snapshot.Summary
 	Problems []snapshot.Problem `json:"problems"`
 	Notes    []snapshot.Problem `json:"notes"`
 }
 
-// backupOne backs one system up and prints its snapshot.
-func (p *program) backupOne(c *cli.Context, repo *chunkstore.Repository, engine *docker.Engine, sys snapshot.System, o exporter.Options) error {
-	pr := p.newProgress(c)
-	o.Observer = pr.show
-	snap, err := exporter.Export(c.Context, repo, engine, sys, o)
-	pr.stop()
+// backupOne backs one system up, in the first of the destinations that takes it, prints its snapshot, and copies
+// it to the others.
+func (p *program) backupOne(c *cli.Context, list []*destination, engine *docker.Engine, sys snapshot.System, o exporter.Options) error {
+	taker, snap, err := p.tryAll(c, list, func(repo *chunkstore.Repository) (*snapshot.Snapshot, error) {
+		pr := p.newProgress(c)
+		defer pr.stop()
+		o.Observer = pr.show
+		return exporter.Export(c.Context, repo, engine, sys, o)
+	})
 	if err != nil {
 		return err
 	}
 	if !snap.Complete {
 		p.exit = exitIncomplete
 	}
-	return p.result(c, backupLine{"summary", snap.Summary, snap.System.Problems, snap.System.Notes}, func() {
+	where := ""
+	if len(list) > 1 {
+		where = taker.name
+	}
+	p.showBackup(c, snap, where)
+	p.copyToOthers(c, list, taker, snap)
+	return nil
+}
+
+// showBackup prints a snapshot that was made, and where, unless that is empty.
+func (p *program) showBackup(c *cli.Context, snap *snapshot.Snapshot, where string) {
+	_ = p.result(c, backupLine{"summary", where, snap.Summary, snap.System.Problems, snap.System.Notes}, func() {
 		s := snap.Stats
 		word := "snapshot"
 		if !snap.Complete {
@@ -327,5 +357,8 @@ func (p *program) backupOne(c *cli.Context, repo *chunkstore.Repository, engine 
 		}
 		p.problems("missing", snap.System.Problems)
 		p.problems("note", snap.System.Notes)
+		if where != "" {
+			fmt.Fprintf(p.out, "  in %s as %s\n", where, snap.ID[:8])
+		}
 	})
 }
