@@ -25,6 +25,7 @@ const (
 	claimPrefix   = "o/"
 	dataPrefix    = "p/"
 	metaPrefix    = "t/"
+	asidePrefix   = "d/" // before the whole name of a damaged pack
 	probePrefix   = "probe/"
 )
 
@@ -168,8 +169,8 @@ func isObjectName(name string) bool {
 	if id, ok := strings.CutPrefix(name, slotPrefix); ok {
 		return parseHex(make([]byte, 8), id, "slot") == nil
 	}
-	if strings.HasPrefix(name, dataPrefix) || strings.HasPrefix(name, metaPrefix) {
-		_, err := parsePackName(name)
+	if pack := strings.TrimPrefix(name, asidePrefix); strings.HasPrefix(pack, dataPrefix) || strings.HasPrefix(pack, metaPrefix) {
+		_, err := parsePackName(pack)
 		return err == nil
 	}
 	if _, _, _, err := parseClaimName(name); err == nil {

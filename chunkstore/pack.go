@@ -141,25 +141,39 @@ func padme(n int64) int64 {
 
 // parsePack reads the table of a pack's plaintext. It allocates no more than the table's own size.
 func parsePack(plain []byte) ([]packEntry, error) {
-	if len(plain) < packTrailerSize {
-		return nil, fmt.Errorf("%w: pack of %d bytes", crypto.ErrDamaged, len(plain))
+	return parseTable(plain, int64(len(plain)))
+}
+
+// tableSize returns the length of table and trailer, of which tail has the last bytes.
+func tableSize(tail []byte) (int64, error) {
+	if len(tail) < packTrailerSize {
+		return 0, fmt.Errorf("%w: pack of %d bytes", crypto.ErrDamaged, len(tail))
 	}
-	trailer := plain[len(plain)-packTrailerSize:]
+	trailer := tail[len(tail)-packTrailerSize:]
 	if string(trailer[:4]) != packMagic {
-		return nil, fmt.Errorf("%w: pack without trailer", crypto.ErrDamaged)
+		return 0, fmt.Errorf("%w: pack without trailer", crypto.ErrDamaged)
 	}
 	if v := binary.BigEndian.Uint32(trailer[4:]); v != packVersion {
-		return nil, fmt.Errorf("%w: pack of version %d", crypto.ErrNewer, v)
+		return 0, fmt.Errorf("%w: pack of version %d", crypto.ErrNewer, v)
 	}
-	count := int64(binary.BigEndian.Uint32(trailer[8:]))
-	start := int64(len(plain)-packTrailerSize) - count*packEntrySize
-	if start < 0 {
-		return nil, fmt.Errorf("%w: pack's table of %d chunks is longer than the pack", crypto.ErrDamaged, count)
+	return int64(binary.BigEndian.Uint32(trailer[8:]))*packEntrySize + packTrailerSize, nil
+}
+
+// parseTable reads the table at the end of tail, which is the end of a pack's plaintext of size bytes. It
+// allocates no more than the table's own size.
+func parseTable(tail []byte, size int64) ([]packEntry, error) {
+	n, err := tableSize(tail)
+	if err != nil {
+		return nil, err
 	}
-	entries := make([]packEntry, count)
+	if n > int64(len(tail)) {
+		return nil, fmt.Errorf("%w: pack's table of %d bytes is longer than the pack", crypto.ErrDamaged, n)
+	}
+	table, start := tail[int64(len(tail))-n:], size-n
+	entries := make([]packEntry, (n-packTrailerSize)/packEntrySize)
 	var offset int64
 	for i := range entries {
-		b := plain[start+int64(i)*packEntrySize:]
+		b := table[i*packEntrySize:]
 		e := &entries[i]
 		e.kind, e.codec = Kind(b[0]), codec(b[1])
 		e.stored, e.plain = binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint32(b[6:])

@@ -56,7 +56,7 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	c.o.Progress("merge the index", 0, 0)
-	segments, err := c.writeSegments(ctx, ended, deleted)
+	segments, err := c.writeSegments(ctx, ended, func(id PackID) bool { return !deleted[id] })
 	if err != nil {
 		return false, err
 	}
@@ -85,9 +85,9 @@ func (c *collector) lists(packs map[PackID]bool) bool {
 	return found
 }
 
-// writeSegments reads the named index objects and stores what they list, but for the packs in without. It
-// returns the number of segments.
-func (c *collector) writeSegments(ctx context.Context, names []string, without map[PackID]bool) (int, error) {
+// writeSegments reads the named index objects and stores what they list of the packs that are kept. It returns
+// the number of segments.
+func (c *collector) writeSegments(ctx context.Context, names []string, keep func(PackID) bool) (int, error) {
 	g := c.r.newGather(emptyBase())
 	g.keep = false
 	l, err := c.r.gatherIndex(ctx, g, names, nil)
@@ -96,7 +96,7 @@ func (c *collector) writeSegments(ctx context.Context, names []string, without m
 	}
 	segment, chunks, of := 0, 0, map[PackID]int{}
 	if err := l.uses(map[PackID]packUse{}, func(u packUse) {
-		if without[u.ID] {
+		if !keep(u.ID) {
 			return
 		}
 		if chunks += u.chunks; chunks > segmentEntries && chunks > u.chunks {
@@ -164,7 +164,7 @@ func (c *collector) deleteAll(ctx context.Context, names []string) error {
 
 // tidy deletes the records that are of no use any more.
 func (c *collector) tidy(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{c.tidySessions, c.tidyOutcomes, c.tidyMarks} {
+	for _, step := range []func(context.Context) error{c.tidySessions, c.tidyOutcomes, c.tidyMarks, c.tidyAside} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("tidy: %w", err)
 		}
@@ -283,6 +283,21 @@ func (c *collector) tidyMarks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// tidyAside deletes damaged packs that were set aside long ago: everything that snapshots need has just been found
+// elsewhere.
+func (c *collector) tidyAside(ctx context.Context) error {
+	var names []string
+	if err := c.r.backend.List(ctx, asidePrefix, func(i Info) error {
+		if c.now.Sub(i.Modified) > c.r.ages.record {
+			names = append(names, i.Name)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return c.deleteAll(ctx, names)
 }
 
 func earlier(a, b time.Time) time.Time {

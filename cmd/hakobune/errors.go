@@ -113,6 +113,10 @@ func hintFor(err error, interrupted bool) string {
 		return "no key slot fits this password or key file; hakobune key list shows which slots there are"
 	case errors.Is(err, crypto.ErrNewer):
 		return "a newer version wrote this; update hakobune on this host"
+	case errors.Is(err, chunkstore.ErrMarks):
+		return "hakobune repair index deletes it when its prune does not run, and lists anew what is stored"
+	case errors.Is(err, chunkstore.ErrNoPack):
+		return "hakobune check tells the names of damaged packs"
 	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
 		return "hakobune check says what is damaged and which snapshots it touches"
 	case errors.Is(err, chunkstore.ErrNoStore):

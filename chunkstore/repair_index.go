@@ -1,0 +1,328 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// RepairOptions tune RepairIndex and RepairPacks.
+type RepairOptions struct {
+	Host string // for those who look at the repository meanwhile
+	// ReadAll makes RepairIndex believe no index object of a session that has ended: it reads the tables of all packs.
+	ReadAll bool
+	// DryRun changes nothing and tells what would be done.
+	DryRun bool
+	// Progress is told what is being done, and how much of how much. May be nil.
+	Progress func(phase string, done, total int64)
+}
+
+// IndexRepair says what RepairIndex found and did.
+type IndexRepair struct {
+	Packs    int      // stored
+	Read     int      // of which the table was read
+	Added    int      // that the index did not list
+	Missing  []string // listed but not stored: taken out
+	Damaged  []string // index objects that cannot be read: replaced
+	Marks    []string // objects of marks that cannot be read: deleted
+	Chunks   int      // listed anew
+	Problems []error  // what could not be mended: it stays as it is
+}
+
+// RepairIndex makes the index list what is stored: packs that no index object lists any more are listed by their
+// own tables, packs that are not there are taken out, index objects that cannot be read are replaced, and marks
+// that cannot be read are deleted where their collection does not run. No pack and no snapshot is touched, nor
+// anything that says to be of a newer version or under newer keys: that is an error. Each
+// step puts the new before it deletes the old, so it may be stopped at any moment; and it may run beside backups
+// and restores.
+func (r *Repository) RepairIndex(ctx context.Context, o RepairOptions) (*IndexRepair, error) {
+	x := &indexRepair{
+		collector: collector{r: r, o: CollectOptions{Host: o.Host, Progress: o.Progress, DryRun: o.DryRun}, report: &CollectReport{}, now: time.Now()},
+		readAll:   o.ReadAll, found: &IndexRepair{},
+	}
+	if x.o.Progress == nil {
+		x.o.Progress = func(string, int64, int64) {}
+	}
+	steps := []func(context.Context) error{x.survey, x.tables}
+	if !o.DryRun {
+		steps = []func(context.Context) error{x.begin, x.survey, x.tables, x.replace, x.unmark}
+	}
+	defer x.end(context.WithoutCancel(ctx))
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return x.found, fmt.Errorf("repair the index: %w", err)
+		}
+	}
+	return x.found, nil
+}
+
+type indexRepair struct {
+	collector
+	readAll bool
+	found   *IndexRepair
+
+	badMarks map[string]error
+	ended    []string        // index objects that can be read and may be replaced
+	listed   map[PackID]bool // by what can be read
+	missing  map[PackID]bool // of these
+	unlisted []storedPack    // whose tables are to be read
+	renewed  map[PackID]bool // of which the table was read
+	made     int             // segments
+}
+
+// survey compares the index with what is stored. Index objects are listed before packs: what they list has been
+// stored before.
+func (x *indexRepair) survey(ctx context.Context) error {
+	x.o.Progress("list", 0, 0)
+	var err error
+	if x.marks, x.badMarks, err = x.r.readableMarks(ctx); err != nil {
+		return err
+	}
+	x.found.Marks = slices.Sorted(maps.Keys(x.badMarks))
+	for _, name := range x.found.Marks {
+		if err := x.badMarks[name]; !isDamage(err) {
+			return fmt.Errorf("mark %s: %w", name, err)
+		}
+	}
+	if x.sessions, err = x.r.listSessions(ctx); err != nil {
+		return err
+	}
+	return relist(func() error { return x.compare(ctx) })
+}
+
+func (x *indexRepair) compare(ctx context.Context) error {
+	x.checked = time.Now().Round(0)
+	x.found.Damaged, x.found.Missing, x.ended, x.unlisted = nil, nil, nil, nil
+	names, err := x.r.indexNames(ctx)
+	if err != nil {
+		return err
+	}
+	var good []string
+	for _, name := range names {
+		_, err := x.r.readIndexObject(ctx, name)
+		switch {
+		case isDamage(err):
+			x.r.cache.drop(name)
+			x.found.Damaged = append(x.found.Damaged, name)
+		case err != nil:
+			return err
+		case !ofRunning(x.sessions, name):
+			x.ended = append(x.ended, name)
+		}
+		if err == nil {
+			good = append(good, name)
+		}
+	}
+	g := x.r.newGather(emptyBase())
+	g.keep = false
+	l, err := x.r.gatherIndex(ctx, g, good, nil)
+	if err != nil {
+		return err
+	}
+	if x.stored, err = x.r.listPacks(ctx); err != nil {
+		return err
+	}
+	x.found.Packs = len(x.stored)
+	return x.differences(ctx, l)
+}
+
+// isDamage tells whether what was read is damaged for sure: what a newer version wrote, or who has newer keys, is
+// nobody's to replace here.
+func isDamage(err error) bool {
+	return errors.Is(err, crypto.ErrDamaged) && !isUnknown(err)
+}
+
+// isUnknown tells whether what was read may be whole for somebody who knows more.
+func isUnknown(err error) bool {
+	return errors.Is(err, crypto.ErrNewer) || errors.Is(err, crypto.ErrWrongKey)
+}
+
+// differences finds what is listed but not stored, and stored but not listed. What is on record as deleted is
+// neither.
+func (x *indexRepair) differences(ctx context.Context, l *listing) error {
+	x.listed, x.missing, x.renewed = map[PackID]bool{}, map[PackID]bool{}, map[PackID]bool{}
+	var lost []PackRef
+	deleted := deletedBy(x.marks)
+	if err := l.uses(map[PackID]packUse{}, func(u packUse) {
+		x.listed[u.ID] = true
+		if _, ok := x.stored[u.ID]; !ok && !deleted[u.ID] {
+			lost = append(lost, u.PackRef)
+		}
+	}); err != nil {
+		return err
+	}
+	for _, p := range lost {
+		switch _, err := x.r.backend.Stat(ctx, p.Name()); { // there are stores whose lists lag
+		case err == nil:
+			continue
+		case !errors.Is(err, ErrNotExist):
+			return err
+		}
+		x.missing[p.ID] = true
+		x.found.Missing = append(x.found.Missing, p.Name())
+	}
+	slices.Sort(x.found.Missing)
+	for id, p := range x.stored {
+		if (x.readAll || !x.listed[id]) && !deleted[id] {
+			x.unlisted = append(x.unlisted, p)
+		}
+	}
+	slices.SortFunc(x.unlisted, func(a, b storedPack) int { return strings.Compare(a.Name(), b.Name()) })
+	return nil
+}
+
+// tables reads the tables of packs that are not listed and stores segments of them.
+func (x *indexRepair) tables(ctx context.Context) error {
+	var packs []*indexedPack
+	var chunks []location
+	var mu sync.Mutex
+	flush := func() error {
+		err := x.put(ctx, packs, chunks)
+		packs, chunks = nil, nil
+		return err
+	}
+	for batch := range slices.Chunk(x.unlisted, 256) {
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(16)
+		for _, p := range batch {
+			g.Go(func() error {
+				pack, entries, err := x.r.readTable(gctx, p)
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case errors.Is(err, ErrNotExist): // others have deleted it
+					return nil
+				case isDamage(err), isUnknown(err): // it stays as it is
+					x.found.Problems = append(x.found.Problems, fmt.Errorf("pack %s: %w", p.Name(), err))
+					return nil
+				case err != nil:
+					return err
+				}
+				x.found.Read++
+				x.renewed[p.ID] = true
+				if !x.listed[p.ID] {
+					x.found.Added++
+				}
+				packs = append(packs, pack)
+				for _, e := range entries {
+					chunks = append(chunks, location{e, pack})
+				}
+				x.o.Progress("read tables", int64(x.found.Read), int64(len(x.unlisted)))
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		if len(chunks) >= segmentEntries {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+// put stores a segment, unless this is a dry run.
+func (x *indexRepair) put(ctx context.Context, packs []*indexedPack, chunks []location) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	x.found.Chunks += len(chunks)
+	if x.o.DryRun {
+		return nil
+	}
+	name := fmt.Sprintf("%s%s-%d", segmentPrefix, strings.TrimPrefix(x.name, markPrefix), x.made)
+	x.made++
+	object, err := x.r.keys.Seal(crypto.TypeSegment, name, marshalIndex(packs, chunks))
+	if err != nil {
+		return err
+	}
+	return x.r.backend.Put(ctx, name, object)
+}
+
+// readTable reads the table at the end of a stored pack, and its header, by which the index knows it.
+func (r *Repository) readTable(ctx context.Context, p storedPack) (*indexedPack, []packEntry, error) {
+	size, err := crypto.PlainSize(p.size)
+	if err != nil {
+		return nil, nil, err
+	}
+	pack := &indexedPack{PackRef: p.PackRef, plainSize: size}
+	header, err := r.backend.Get(ctx, p.Name(), 0, crypto.HeaderSize)
+	if err != nil {
+		return nil, nil, err
+	}
+	copy(pack.header[:], header)
+	tail, err := r.readTail(ctx, pack, min(size, 16<<10))
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := tableSize(tail)
+	if err == nil && n > int64(len(tail)) && n <= size {
+		tail, err = r.readTail(ctx, pack, n)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err := parseTable(tail, size)
+	return pack, entries, err
+}
+
+// readTail reads the last n bytes of a pack's plaintext.
+func (r *Repository) readTail(ctx context.Context, p *indexedPack, n int64) ([]byte, error) {
+	at, length := crypto.StoredRange(p.plainSize, p.plainSize-n, n)
+	stored, err := r.backend.Get(ctx, p.Name(), at, length)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.OpenRange(p.sealType(), p.sealName(), p.header[:], p.plainSize, p.plainSize-n, n, stored)
+}
+
+// replace puts segments in the place of index objects that list what is not there, or that are not believed, and
+// deletes those that cannot be read. A pack whose table cannot be read stays as it was listed: its chunks may be whole.
+func (x *indexRepair) replace(ctx context.Context) error {
+	if len(x.missing) > 0 || x.readAll {
+		x.o.Progress("write the index", 0, 0)
+		deleted := deletedBy(x.marks)
+		if _, err := x.writeSegments(ctx, x.ended, func(id PackID) bool {
+			return !x.missing[id] && !deleted[id] && !x.renewed[id]
+		}); err != nil {
+			return err
+		}
+		if err := x.deleteAll(ctx, x.ended); err != nil {
+			return err
+		}
+	}
+	return x.deleteAll(ctx, x.found.Damaged)
+}
+
+// unmark deletes what cannot be read of marks whose collections do not run. The packs of such a mark are stored,
+// or have just been taken out of the index.
+func (x *indexRepair) unmark(ctx context.Context) error {
+	deleted := x.found.Marks[:0]
+	for _, name := range x.found.Marks {
+		of, _ := markOf(name)
+		switch info, err := x.r.backend.Stat(ctx, of+runSuffix); {
+		case err == nil && x.now.Sub(info.Modified) < x.r.ages.silent:
+			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: its collection runs, or was killed within the last days", name, x.badMarks[name]))
+			continue
+		case err != nil && !errors.Is(err, ErrNotExist):
+			return err
+		}
+		if err := x.r.backend.Delete(ctx, name); err != nil {
+			return err
+		}
+		deleted = append(deleted, name)
+	}
+	x.found.Marks = deleted
+	return x.r.LoadIndex(ctx)
+}
