@@ -23,6 +23,9 @@ type CollectOptions struct {
 	MaxUnused float64
 	// MaxRepack bounds the bytes of packs that are rewritten. 0: no bound.
 	MaxRepack int64
+	// MaxReencrypt bounds the bytes of packs that are rewritten because they are sealed in an older key epoch than
+	// the newest. 0: none are; negative: no bound. With any, old index objects are sealed anew too.
+	MaxReencrypt int64
 	// MinAge is how old a pack must be to be touched, by the store's clock. 0: 24 hours, for there are stores
 	// whose lists lag. Negative: any age, for a store whose lists show at once what was put.
 	MinAge time.Duration
@@ -51,6 +54,7 @@ type CollectReport struct {
 	Unused    int64     // bytes in other packs that no snapshot needs
 	Repack    PackCount // packs that were rewritten, or are to be
 	Repacked  int64     // bytes that were stored anew for that
+	Old       PackCount // needed packs that stay sealed in an older key epoch than the newest
 	Orphans   PackCount // packs that no index lists, of sessions that died
 	Young     PackCount // packs that nothing needs but that are left for now: a session runs, or has just ended
 	Deleted   PackCount

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // plan chooses the packs that are not needed, and those to be rewritten.
@@ -42,10 +44,22 @@ func (c *collector) plan(context.Context) error {
 		}
 	}
 	c.rewrite = c.choose(partial, needed)
+	chosen := map[PackID]bool{}
 	for _, u := range c.rewrite {
+		chosen[u.ID] = true
 		c.report.Repack.add(u.stored)
 	}
+	for id, u := range c.packs {
+		if u.live > 0 && u.stored > 0 && !deleted[id] && !chosen[id] && c.isOld(u.header[:]) {
+			c.report.Old.add(u.stored)
+		}
+	}
 	return nil
+}
+
+// isOld tells whether an object is sealed in an older key epoch than the newest.
+func (c *collector) isOld(object []byte) bool {
+	return len(object) >= crypto.HeaderSize && crypto.ObjectEpoch(object) < c.r.keys.Epoch()
 }
 
 // others returns the packs that are left to other marks: of collections that run, and those that are carried
@@ -73,7 +87,7 @@ const (
 )
 
 // choose returns the packs to be rewritten: those with the least that is needed, until what is unused is
-// within bounds, and small ones where there are many. partial has all packs that may be.
+// within bounds, small ones where there are many, and those of old key epochs. partial has all packs that may be.
 func (c *collector) choose(partial []*packUsage, needed int64) []*packUsage {
 	slices.SortFunc(partial, func(a, b *packUsage) int {
 		return cmp.Or(compareShare(a, b), strings.Compare(a.Name(), b.Name())) // the same order each time
@@ -85,12 +99,15 @@ func (c *collector) choose(partial []*packUsage, needed int64) []*packUsage {
 		}
 	}
 	unused, bound := c.report.Unused, int64(c.o.MaxUnused*float64(needed))
-	budget := c.o.MaxRepack
+	budget, reencrypt := c.o.MaxRepack, c.o.MaxReencrypt
 	var chosen []*packUsage
 	for _, u := range partial {
-		wasteful := c.o.MaxUnused >= 0 && unused > bound && u.live < u.chunks
-		if !wasteful && !(u.small() && small[u.Kind] >= manySmall) {
-			continue
+		worthwhile := c.o.MaxUnused >= 0 && unused > bound && u.live < u.chunks || u.small() && small[u.Kind] >= manySmall
+		if !worthwhile {
+			if !c.isOld(u.header[:]) || reencrypt >= 0 && reencrypt < u.stored {
+				continue
+			}
+			reencrypt -= max(0, min(u.stored, reencrypt))
 		}
 		if c.o.MaxRepack > 0 {
 			if budget -= u.stored; budget < 0 {

@@ -52,8 +52,9 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 	c.report.Indexes = [2]int{len(names), len(names)}
 	ended := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return ofRunning(s, name) })
 	deleted := deletedBy(c.marks)
-	if len(ended) <= fewIndexes && !c.lists(deleted) {
-		return false, nil
+	old, err := c.oldIndex(ctx, ended)
+	if err != nil || len(ended) <= fewIndexes && !c.lists(deleted) && !old {
+		return false, err
 	}
 	c.o.Progress("merge the index", 0, 0)
 	segments, err := c.writeSegments(ctx, ended, func(id PackID) bool { return !deleted[id] })
@@ -62,6 +63,23 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 	}
 	c.report.Indexes[1] = len(names) - len(ended) + segments
 	return true, c.deleteAll(ctx, ended)
+}
+
+// oldIndex tells whether one of the index objects is to be sealed anew, in the newest key epoch.
+func (c *collector) oldIndex(ctx context.Context, names []string) (bool, error) {
+	if c.o.MaxReencrypt == 0 || c.r.keys.Epoch() == 1 {
+		return false, nil
+	}
+	for _, name := range names {
+		object, err := c.r.cachedGet(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		if c.isOld(object) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // ofRunning tells whether an index object is of a session that has not ended.

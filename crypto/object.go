@@ -127,7 +127,7 @@ func (k *Keys) seal(buf []byte, random io.Reader, t Type, name string, plain []b
 	header[offVersion] = objectVersion
 	header[offType] = byte(t)
 	header[offScheme] = schemeDARE
-	epoch := k.newest()
+	epoch := k.Epoch()
 	binary.BigEndian.PutUint32(header[offEpoch:], epoch)
 	if _, err := io.ReadFull(random, header[offSalt:offReserved]); err != nil {
 		return nil, err
@@ -219,8 +219,12 @@ func (k *Keys) openRange(t Type, name string, header []byte, plainSize, off, n i
 	return plain[off-first : off-first+n : off-first+n], nil
 }
 
-// newest returns the epoch that seals.
-func (k *Keys) newest() uint32 { return uint32(len(k.ring().seeds)) }
+// Epoch returns the key epoch that seals: the newest one.
+func (k *Keys) Epoch() uint32 { return uint32(len(k.ring().seeds)) }
+
+// ObjectEpoch returns the key epoch that the header of an object names, of at least HeaderSize bytes. Nothing
+// proves it until the object is opened.
+func ObjectEpoch(header []byte) uint32 { return binary.BigEndian.Uint32(header[offEpoch:]) }
 
 // headerKey checks an object's header and returns the key of the object.
 func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
@@ -228,15 +232,15 @@ func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	if epoch > k.newest() {
-		return nil, fmt.Errorf("%w: %w: epoch %d, keys reach to %d", ErrWrongKey, ErrRotated, epoch, k.newest())
+	if epoch > k.Epoch() {
+		return nil, fmt.Errorf("%w: %w: epoch %d, keys reach to %d", ErrWrongKey, ErrRotated, epoch, k.Epoch())
 	}
 	return k.objectKey(epoch, t, name, header)
 }
 
 // parseHeader checks the clear header of an object of type t and returns the key epoch.
 func parseHeader(t Type, header []byte) (epoch uint32, err error) {
-	epoch = binary.BigEndian.Uint32(header[offEpoch:])
+	epoch = ObjectEpoch(header)
 	encapsulation := binary.BigEndian.Uint16(header[offEncapsulation:])
 	switch {
 	case string(header[:offVersion]) != magic:

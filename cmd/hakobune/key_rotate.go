@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,6 +30,13 @@ others with --drop-others. Without it nothing is changed while there are such.
    hakobune key rotate --drop-others                      only my password opens it from now on
    hakobune key rotate --also-key-file /mnt/usb/ark.key
    hakobune key rotate --age-recipient 0123456789abcdef=age1...
+   hakobune key rotate --rewrite --drop-others            and store anew what is there
+
+--rewrite also stores anew, sealed with the new keys, what is in the store: packs older than 24 hours,
+and the index. It works as hakobune prune does: what a running backup may rely on goes later,
+and what could not be done yet --resume does, without another epoch. Without hurry, prune
+--max-reencrypt does the same little by little. Records stay sealed as they were: when each
+snapshot was made, of which system and host, its size, and what was forgotten.
 
 It may be killed at any moment: the same command again ends what the first one began. Backups that
 run go on. A second place made by hakobune sync has the old slots until sync --delete has run.`,
@@ -38,6 +46,9 @@ run go on. A second place made by hakobune sync has the old slots until sync --d
 			&cli.StringSliceFlag{Name: "also-key-file", Usage: "keep the slot of the key in `FILE` too"},
 			&cli.StringSliceFlag{Name: "age-recipient", Usage: "keep an age slot, whose public key is needed for that: `SLOT=KEY`"},
 			&cli.BoolFlag{Name: "drop-others", Usage: "remove all other slots"},
+			&cli.BoolFlag{Name: "rewrite", Usage: "then store anew what is sealed with older keys"},
+			&cli.BoolFlag{Name: "resume", Usage: "begin no epoch, only go on with --rewrite"},
+			&cli.DurationFlag{Name: "min-age", Value: 24 * time.Hour, Usage: "with --rewrite and --resume: leave packs alone that are younger than `TIME`, see hakobune prune --help"},
 		},
 		Action: p.keyRotate,
 	}
@@ -71,10 +82,43 @@ func (p *program) keyRotate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("resume") && (opts.DropOthers || len(opts.Secrets)+len(opts.Recipients) > 0) {
+		return usage("--resume changes no key slot").hint("without --resume a new key epoch begins")
+	}
 	secret, err := p.secret(c, false)
 	if err != nil {
 		return err
 	}
+	if !c.Bool("resume") {
+		if err := p.rotate(c, b, secret, opts); err != nil {
+			return err
+		}
+	}
+	if !c.Bool("resume") && (!c.Bool("rewrite") || opts.DryRun) { // of an epoch that has not begun nothing is old
+		return nil
+	}
+	return p.rewriteOld(c, b, secret, opts.DryRun)
+}
+
+// rewriteOld stores anew what is sealed in older key epochs.
+func (p *program) rewriteOld(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, dry bool) error {
+	opts, err := p.cached(c)
+	if err != nil {
+		return err
+	}
+	repo, err := chunkstore.Open(c.Context, b, secret, opts)
+	if err != nil {
+		return err
+	}
+	age := c.Duration("min-age")
+	if age <= 0 {
+		age = -1
+	}
+	return p.collect(c, repo, chunkstore.CollectOptions{Host: hostName(), DryRun: dry, MinAge: age, MaxUnused: -1, MaxReencrypt: -1})
+}
+
+// rotate begins a new key epoch and tells what became of the slots.
+func (p *program) rotate(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, opts chunkstore.RotateOptions) error {
 	report, err := chunkstore.RotateKeys(c.Context, b, secret, opts)
 	if err != nil {
 		if _, ok := errors.AsType[*chunkstore.OtherSlotsError](err); ok {

@@ -26,11 +26,13 @@ put on record first, and what is rewritten is stored anew before the old goes.
    hakobune forget --keep-daily 14 --keep-monthly 12
    hakobune prune -n                       what would it free?
    hakobune prune
-   hakobune prune --max-repack-size 2G     not all of the rewriting in one night`,
+   hakobune prune --max-repack-size 2G     not all of the rewriting in one night
+   hakobune prune --max-reencrypt 2G       after key rotate: some of the old packs every night, until none is left`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "change nothing, tell what would be done"},
 			&cli.StringFlag{Name: "max-unused", Value: "5%", Usage: "rewrite packs until no more than `SHARE` of what is needed lies beside it unused: 5%, 0, unlimited"},
 			&cli.DurationFlag{Name: "min-age", Value: 24 * time.Hour, Usage: "leave packs alone that are younger than `TIME`; less than the default only where the store lists at once what was put, as directories and MinIO do"},
+			&cli.StringFlag{Name: "max-reencrypt", Usage: "after key rotate: rewrite packs of no more than `SIZE` in all that are sealed with older keys; 64M at least, or unlimited"},
 			&cli.StringFlag{Name: "max-repack-size", Usage: "rewrite packs of no more than `SIZE` in all: 2G, 500M"},
 		},
 		Action: p.prune,
@@ -48,6 +50,7 @@ type pruneLine struct {
 	Unused    int64                `json:"unused_bytes"`
 	Repack    chunkstore.PackCount `json:"repack"`
 	Repacked  int64                `json:"repacked_bytes"`
+	Old       chunkstore.PackCount `json:"old_keys"`
 	Deleted   chunkstore.PackCount `json:"deleted"`
 	Rescued   int                  `json:"rescued_packs"`
 	Waits     []waitLine           `json:"waits,omitempty"`
@@ -75,17 +78,43 @@ func (p *program) prune(c *cli.Context) error {
 	if opts.MaxUnused, err = parseShare(c.String("max-unused")); err != nil {
 		return usage("--max-unused: %v", err)
 	}
-	if s := c.String("max-repack-size"); s != "" {
-		n, err := humanize.ParseBytes(s)
-		if err != nil || n == 0 || n > 1<<60 {
-			return usage("--max-repack-size %q is not a size", s)
-		}
-		opts.MaxRepack = int64(n)
+	if opts.MaxRepack, err = bound(c, "max-repack-size"); err != nil {
+		return err
+	}
+	if opts.MaxReencrypt, err = bound(c, "max-reencrypt"); err != nil {
+		return err
+	}
+	if n := opts.MaxReencrypt; n > 0 && n < minReencrypt {
+		return usage("--max-reencrypt %q would come to no end: want 64M at least", c.String("max-reencrypt"))
 	}
 	repo, err := p.open(c)
 	if err != nil {
 		return err
 	}
+	return p.collect(c, repo, opts)
+}
+
+// minReencrypt is more than any pack has.
+const minReencrypt = 64e6
+
+// bound reads a flag of a size: 0 where it is not given, -1 for "unlimited".
+func bound(c *cli.Context, flag string) (int64, error) {
+	s := c.String(flag)
+	switch s {
+	case "":
+		return 0, nil
+	case "unlimited":
+		return -1, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > 1<<60 {
+		return 0, usage("--%s %q is not a size", flag, s)
+	}
+	return int64(n), nil
+}
+
+// collect runs a collection and tells what it did.
+func (p *program) collect(c *cli.Context, repo *chunkstore.Repository, opts chunkstore.CollectOptions) error {
 	pr := p.newProgress(c)
 	opts.Walk = importer.RefsOnce(repo)
 	opts.Progress = func(phase string, done, total int64) {
@@ -106,7 +135,7 @@ func (p *program) prune(c *cli.Context) error {
 func pruneOf(r *chunkstore.CollectReport, dry bool) pruneLine {
 	line := pruneLine{
 		Type: "summary", DryRun: dry, Snapshots: r.Snapshots, Stored: r.Stored, Unneeded: r.Unneeded, Orphans: r.Orphans,
-		Young: r.Young, Unused: r.Unused, Repack: r.Repack, Repacked: r.Repacked, Deleted: r.Deleted, Rescued: r.Rescued,
+		Young: r.Young, Unused: r.Unused, Old: r.Old, Repack: r.Repack, Repacked: r.Repacked, Deleted: r.Deleted, Rescued: r.Rescued,
 		Fenced: r.Fenced, Indexes: r.Indexes, Records: r.Records,
 	}
 	for _, w := range r.Waits {
@@ -129,6 +158,9 @@ func (p *program) showPrune(l pruneLine) {
 		say("  not yet           %s: of the last day, or of a backup that runs", packs(l.Young))
 	}
 	say("  needed in part    %s of it unused; to be rewritten: %s", size(l.Unused), packs(l.Repack))
+	if l.Old.Packs > 0 {
+		say("  of older keys     %s stay: hakobune prune --max-reencrypt 2G rewrites them, once they are a day old", packs(l.Old))
+	}
 	for _, problem := range l.Problems {
 		say("PROBLEM: %s", problem)
 	}
