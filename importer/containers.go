@@ -29,11 +29,17 @@ func (r *restorer) makeNetworks(ctx context.Context) error {
 func (r *restorer) makeNetwork(ctx context.Context, j networkJob) error {
 	ctx, cancel := steady(ctx)
 	defer cancel()
+	if err := r.journal.intend(KindNetwork, j.name); err != nil {
+		return err
+	}
 	id, warnings, err := r.engine.CreateNetwork(ctx, j.network, j.name, j.labels)
 	if err != nil {
 		return err
 	}
 	r.undo.add("network "+j.name, func(ctx context.Context) error { return r.engine.RemoveNetwork(ctx, id) })
+	if err := r.journal.made(made{Kind: KindNetwork, Name: j.name, ID: id}); err != nil {
+		return err
+	}
 	for _, w := range warnings {
 		r.res.note("network "+j.name, w)
 	}
@@ -70,11 +76,17 @@ func (r *restorer) makeContainer(ctx context.Context, j *containerJob) error {
 	p := r.placement(j)
 	ctx, cancel := steady(ctx)
 	defer cancel()
+	if err := r.journal.intend(KindContainer, p.Name); err != nil {
+		return err
+	}
 	id, warnings, err := r.engine.CreateContainer(ctx, *j.container, p)
 	if err != nil {
 		return err
 	}
 	r.ids[j.container.Name] = id
+	if err := r.journal.made(made{Kind: KindContainer, Name: p.Name, Of: j.container.Name, ID: id}); err != nil {
+		return errors.Join(err, r.engine.RemoveContainer(ctx, id))
+	}
 	for _, w := range warnings {
 		r.res.note("container "+p.Name, w)
 	}

@@ -15,7 +15,9 @@
 // What holds when a restore fails or is cancelled: every step has registered its inverse, and the
 // inverses run last to first, so that the engine is as it was; what was moved aside is put back.
 // With Options.Keep nothing is undone and the Result lists what is there. A process that is killed
-// undoes nothing; what it made carries the names of the plan, and what it moved aside is named
+// undoes nothing; with Options.StateDir a journal tells what it made, which the next restore of the
+// system, or Recover, takes back; once its containers are being started, the next restore goes on
+// instead, for somebody may use them. What was moved aside is in no journal, and named
 // NAME.hakobune-old-ID.
 //
 // The package knows engines only through the small interfaces of engine.go.

@@ -32,6 +32,8 @@ type fakeEngine struct {
 	tags       map[string]string
 	blobs      map[string]bool // layers
 	volumes    map[string]bool
+	created    map[string]string // of volumes: when
+	moment     int
 	networks   map[string]string // name by id
 	containers map[string]*fakeContainer
 	next       int
@@ -58,7 +60,7 @@ func newFake(t testing.TB) *fakeEngine {
 	return &fakeEngine{
 		facts: snapshot.Facts{Engine: snapshot.Engine{OS: "linux", Arch: "amd64"}, Local: true},
 		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{},
-		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
+		asked: map[string]int{}, volumes: map[string]bool{}, created: map[string]string{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
 	}
 }
 
@@ -339,13 +341,25 @@ func (f *fakeEngine) CreateVolume(_ context.Context, v snapshot.Volume, name str
 	if f.volumes[name] {
 		return fmt.Errorf("create volume %s: %w", name, snapshot.ErrExists)
 	}
-	f.volumes[name] = true
+	f.volumes[name], f.moment = true, f.moment+1
+	f.created[name] = fmt.Sprint("moment ", f.moment)
 	return os.Mkdir(filepath.Join(f.root, name), 0o755)
 }
 
 func (f *fakeEngine) VolumeMountpoint(_ context.Context, name string) (string, error) {
 	defer f.mu.Unlock()
 	return filepath.Join(f.root, name), f.call("mountpoint %s", name)
+}
+
+func (f *fakeEngine) VolumeCreated(_ context.Context, name string) (string, error) {
+	defer f.mu.Unlock()
+	if err := f.call("created %s", name); err != nil {
+		return "", err
+	}
+	if !f.volumes[name] {
+		return "", fmt.Errorf("volume %s: %w", name, snapshot.ErrMissing)
+	}
+	return f.created[name], nil
 }
 
 func (f *fakeEngine) RemoveVolume(_ context.Context, name string) error {
@@ -485,6 +499,9 @@ func (f *fakeEngine) State(_ context.Context, id string) (snapshot.State, error)
 		return snapshot.State{}, err
 	}
 	c := f.containers[id]
+	if c == nil {
+		return snapshot.State{}, fmt.Errorf("container %s: %w", id, snapshot.ErrMissing)
+	}
 	if f.states == nil || c.State != "running" {
 		return snapshot.State{State: c.State}, nil
 	}

@@ -213,7 +213,11 @@ func (r *restorer) pull(ctx context.Context, all []incoming) (answered bool, err
 	for i, in := range all {
 		refs[i] = reg.ref(shortDigest(in.oci.image.Config))
 	}
-	defer r.forMoment(ctx, refs)()
+	forget, err := r.forMoment(ctx, refs)
+	if err != nil {
+		return false, err
+	}
+	defer forget()
 	for _, ref := range refs {
 		if err := r.engine.Pull(ctx, ref); err != nil {
 			return reg.asked.Load(), err
@@ -229,7 +233,11 @@ func (r *restorer) load(ctx context.Context, all []incoming) error {
 		refs[i] = "hakobune/incoming-" + r.run + ":" + shortDigest(in.oci.image.Config)
 		images[i] = sending{oci: in.oci, refs: refs[i : i+1], omit: in.omit}
 	}
-	defer r.forMoment(ctx, refs)()
+	forget, err := r.forMoment(ctx, refs)
+	if err != nil {
+		return err
+	}
+	defer forget()
 	if err := loadArchive(ctx, r.engine, images, r.metered(all)); err != nil {
 		return err
 	}
@@ -306,9 +314,12 @@ func (r *restorer) holder(ref string) string {
 
 // forMoment says that images have references only while they arrive, and returns what removes
 // these.
-func (r *restorer) forMoment(ctx context.Context, refs []string) func() {
+func (r *restorer) forMoment(ctx context.Context, refs []string) (func(), error) {
 	forget := make([]func(), len(refs))
 	for i, ref := range refs {
+		if err := r.journal.intend(kindRef, ref); err != nil {
+			return nil, err
+		}
 		forget[i] = r.undo.add("image "+ref, func(ctx context.Context) error { return r.engine.Untag(ctx, ref) })
 	}
 	return func() {
@@ -321,7 +332,7 @@ func (r *restorer) forMoment(ctx context.Context, refs []string) func() {
 			}
 			forget[i]()
 		}
-	}
+	}, nil
 }
 
 // metered opens layers and tells the observer how much of all was read.

@@ -45,6 +45,12 @@ type Options struct {
 	// Settle is how long a container without a health check must run to count as healthy. Zero
 	// means two seconds.
 	Settle time.Duration
+	// StateDir keeps, while a restore runs, a journal of what it makes, so that the next one of the system on
+	// the engine, or Recover, takes back what a killed one left; or goes on with it, if containers ran already.
+	// What Replace moves aside is in no journal. Empty: none is kept.
+	StateDir string
+	// Done, if not nil, is called when the restore is complete and its journal still there.
+	Done func(*Result) error
 	// TempDir is where a container's changes are spooled, as unlinked files. Empty: os.TempDir.
 	TempDir string
 	// Observer is told of progress.

@@ -17,18 +17,19 @@ import (
 
 // restorer is one run of Restore.
 type restorer struct {
-	repo   *chunkstore.Repository
-	engine Engine
-	snap   *snapshot.Snapshot
-	opts   Options
-	target Target
-	plan   *Plan
-	res    *Result
-	run    string // distinguishes what this run moves aside or makes for a moment
-	undo   undoLog
-	aside  asides
-	layers layerStore
-	filler filler
+	repo    *chunkstore.Repository
+	engine  Engine
+	snap    *snapshot.Snapshot
+	opts    Options
+	target  Target
+	plan    *Plan
+	res     *Result
+	run     string // distinguishes what this run moves aside or makes for a moment
+	undo    undoLog
+	journal *journal
+	aside   asides
+	layers  layerStore
+	filler  filler
 
 	mu      sync.Mutex
 	images  map[string]string         // engine's ids of images, by config digest
@@ -63,8 +64,15 @@ func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 }
 
 func (r *restorer) restore(ctx context.Context) (err error) {
+	resumed, err := r.takeUp(ctx)
+	if err != nil {
+		return err
+	}
 	if r.target, err = Survey(ctx, r.engine, r.snap, r.opts); err != nil {
 		return err
+	}
+	if resumed != nil {
+		r.target = resumed.without(r.target)
 	}
 	if r.plan, err = NewPlan(r.snap, r.target, r.opts); r.plan != nil {
 		r.res.Plan = r.plan
@@ -74,8 +82,16 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.layers.close()
-	err = r.steps(ctx)
+	if resumed != nil {
+		err = r.resume(ctx, resumed)
+	} else if err = r.beginJournal(); err == nil {
+		err = r.steps(ctx)
+	}
 	err = errors.Join(err, r.filler.close(ctx, r.engine))
+	if err == nil && r.opts.Done != nil {
+		err = r.opts.Done(r.res)
+	}
+	defer r.journal.remove()
 	if err == nil {
 		r.settle(ctx)
 		return nil
@@ -87,6 +103,17 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 	left, undoErr := r.undo.run(ctx)
 	r.res.Left = left
 	return errors.Join(err, undoErr)
+}
+
+// beginJournal begins the journal of what will be made.
+func (r *restorer) beginJournal() (err error) {
+	if r.opts.StateDir == "" || r.opts.Replace {
+		return nil
+	}
+	r.journal, err = newJournal(r.opts.StateDir, journalHead{
+		Version: 1, Engine: engineKey(r.engine.Facts()), System: r.plan.System, Snapshot: r.snap.Summary.ID, Options: r.opts.optionsKey(),
+	})
+	return err
 }
 
 // steps does everything that can be undone.
@@ -101,6 +128,9 @@ func (r *restorer) steps(ctx context.Context) error {
 		return err
 	}
 	if err := r.clearCopies(ctx); err != nil {
+		return err
+	}
+	if err := r.journal.write(journalLine{Starting: true}); err != nil {
 		return err
 	}
 	if err := r.startContainers(ctx); err != nil {

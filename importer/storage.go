@@ -67,11 +67,21 @@ func (r *restorer) restoreVolume(ctx context.Context, j volumeJob, m *meter) err
 func (r *restorer) createVolume(ctx context.Context, j volumeJob) error {
 	ctx, cancel := steady(ctx)
 	defer cancel()
+	if err := r.journal.intend(KindVolume, j.name); err != nil {
+		return err
+	}
 	if err := r.engine.CreateVolume(ctx, j.volume, j.name, j.labels); err != nil {
 		return err
 	}
 	r.undo.add("volume "+j.name, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, j.name) })
-	return nil
+	if r.journal == nil {
+		return nil
+	}
+	created, err := r.engine.VolumeCreated(ctx, j.name)
+	if err != nil {
+		return err
+	}
+	return r.journal.made(made{Kind: KindVolume, Name: j.name, ID: created})
 }
 
 // fillVolume writes the content of a volume: into its directory where that is a plain one of this
@@ -164,6 +174,9 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 	case j.state == PathEmpty:
 		// It may be a mount point, which cannot be renamed over.
 		r.undo.add("content of "+j.path, func(context.Context) error { return emptyDir(j.path) })
+		if err := r.journal.made(made{Kind: kindContent, Name: j.path}); err != nil {
+			return err
+		}
 		return r.extract(ctx, j.bind.Content, j.path, ExtractOptions{}, what, m)
 	}
 	return r.placeBind(ctx, j, what, m)
@@ -175,10 +188,16 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, what string, m *met
 		return err
 	}
 	whole := j.path + ".hakobune-new-" + r.run
+	if err := r.journal.intend(kindTemp, whole); err != nil {
+		return err
+	}
 	err := r.extract(ctx, j.bind.Content, whole, ExtractOptions{}, what, m)
 	from := whole
 	if j.bind.File {
 		from = filepath.Join(whole, filepath.Base(j.bind.Source))
+	}
+	if err == nil {
+		err = r.journal.path(KindBind, j.path, from)
 	}
 	if err == nil {
 		err = os.Rename(from, j.path)
@@ -210,6 +229,9 @@ func (r *restorer) makeParents(dir string) error {
 			return err
 		}
 		r.undo.add("directory "+d, func(context.Context) error { return os.Remove(d) })
+		if err := r.journal.path(kindDir, d, d); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ func (p *program) restoreCommand() *cli.Command {
 the order of its dependencies, and waits until it is healthy. What the engine has already is not sent
 again. Nothing that exists is touched: if something is in the way, the plan says what, and nothing is
 done, unless --replace, --skip-existing or --as say what to do. If it fails half-way, what it made is
-removed.
+removed. If it is killed, the same command again removes what that left and begins anew; or, once
+containers were being started, goes on there.
 
    hakobune restore shop                            the newest snapshot of shop
    hakobune restore -n shop                         only show what would be done
@@ -89,7 +90,7 @@ func (p *program) restore(c *cli.Context) error {
 		return clashHint(err)
 	}
 	pr := p.newProgress(c)
-	opts.Observer = pr.show
+	opts.Observer, opts.StateDir = pr.show, p.stateDir()
 	result, err := importer.Restore(c.Context, repo, snap, engine, opts)
 	pr.stop()
 	return p.restored(c, snap, result, err)
