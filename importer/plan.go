@@ -58,6 +58,7 @@ type Plan struct {
 	binds      []bindJob
 	networks   []networkJob
 	containers []containerJob
+	hostPorts  []hostPort // that the started containers will publish
 }
 
 // imageJob is one image and how the target is to get it.

@@ -74,6 +74,7 @@ func (p *planner) planPorts() {
 			}
 		}
 		all = append(all, mine...)
+		p.hostPorts = append(p.hostPorts, mine...)
 	}
 }
 

@@ -1,6 +1,9 @@
 package snapshot
 
-import "errors"
+import (
+	"errors"
+	"net/netip"
+)
 
 // Errors that an engine returns, wrapped, for the cases a caller branches on.
 var (
@@ -111,10 +114,17 @@ type Existing struct {
 	Labels map[string]string
 }
 
-// PortInUse is a host port that a running container publishes.
+// PortInUse is a host port that a running container publishes, or on which another process listens.
 type PortInUse struct {
 	HostIP    string // "0.0.0.0", "::" or one address
 	HostPort  int
 	Proto     string // tcp, udp, sctp
-	Container string // name
+	Container string // name; empty: not a container's
+}
+
+// Subnet is a subnet that is in use on an engine's host.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Network string // of the engine; empty: the host routes it
+	Device  string // of a route: the network interface
 }

@@ -33,23 +33,29 @@ containers were being started, goes on there.
    hakobune restore --into-dir /mnt/shop shop       plain files, without Docker
 
 ` + selectorHelp,
-		Flags: append(filterFlags(),
-			&cli.StringFlag{Name: "as", Usage: "restore under another `NAME`: containers, volumes and networks are renamed after it"},
-			&cli.StringSliceFlag{Name: "only", Usage: "restore only `WHAT`: " + strings.Join(importer.Parts(), ", ") + ", or the name of a container; may be given several times"},
-			&cli.BoolFlag{Name: "no-start", Usage: "create containers, do not start them"},
-			&cli.BoolFlag{Name: "replace", Usage: "move aside what exists, and remove it when the new system is healthy"},
-			&cli.BoolFlag{Name: "skip-existing", Usage: "use what exists as it is"},
-			&cli.BoolFlag{Name: "without-binds", Usage: "leave bind-mounted paths of the host as they are"},
-			&cli.BoolFlag{Name: "fit", Usage: "leave out of the containers' configuration what this host cannot honour"},
+		Flags: append(append(filterFlags(), placementFlags()...),
 			&cli.BoolFlag{Name: "keep", Usage: "after a failure, leave what was made and say what it is"},
-			&cli.StringSliceFlag{Name: "port", Usage: "publish a port elsewhere: `OLD:NEW` as in 8080:18080 or 8080:127.0.0.1:18080; 8080:- does not publish it"},
-			&cli.StringSliceFlag{Name: "bind", Usage: "mount another host path: `OLD:NEW`"},
-			&cli.StringSliceFlag{Name: "network", Usage: "use another network: `OLD:NEW`"},
 			&cli.DurationFlag{Name: "health-timeout", Usage: "how long each container may take to become healthy", Value: 5 * time.Minute},
 			&cli.StringFlag{Name: "into-dir", Usage: "write plain files into the empty or new directory `DIR` instead; needs no Docker"},
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing; hakobune plan tells more"},
 		),
 		Action: p.restore,
+	}
+}
+
+// placementFlags say what of a snapshot is restored, and where.
+func placementFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "as", Usage: "restore under another `NAME`: containers, volumes and networks are renamed after it"},
+		&cli.StringSliceFlag{Name: "only", Usage: "restore only `WHAT`: " + strings.Join(importer.Parts(), ", ") + ", or the name of a container; may be given several times"},
+		&cli.BoolFlag{Name: "no-start", Usage: "create containers, do not start them"},
+		&cli.BoolFlag{Name: "replace", Usage: "move aside what exists, and remove it when the new system is healthy"},
+		&cli.BoolFlag{Name: "skip-existing", Usage: "use what exists as it is"},
+		&cli.BoolFlag{Name: "without-binds", Usage: "leave bind-mounted paths of the host as they are"},
+		&cli.BoolFlag{Name: "fit", Usage: "leave out of the containers' configuration what this host cannot honour"},
+		&cli.StringSliceFlag{Name: "port", Usage: "publish a port elsewhere: `OLD:NEW` as in 8080:18080 or 8080:127.0.0.1:18080; 8080:- does not publish it"},
+		&cli.StringSliceFlag{Name: "bind", Usage: "mount another host path: `OLD:NEW`"},
+		&cli.StringSliceFlag{Name: "network", Usage: "use another network: `OLD:NEW`"},
 	}
 }
 

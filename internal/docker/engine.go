@@ -42,6 +42,7 @@ type Engine struct {
 	http    *http.Client // to the same engine, for what the client would not give unabridged
 	scheme  string       // of URLs for http
 	addr    string
+	host    string // as it was named: "unix:///..."
 	program string
 	log     *slog.Logger
 	facts   snapshot.Facts
@@ -87,7 +88,7 @@ func open(ep endpoint) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{http: &http.Client{Transport: tr}, scheme: "http", addr: client.DummyHost}
+	e := &Engine{http: &http.Client{Transport: tr}, scheme: "http", addr: client.DummyHost, host: ep.host}
 	if tr.TLSClientConfig != nil {
 		e.scheme = "https"
 	}
