@@ -409,3 +409,36 @@ func TestStructurePaths(t *testing.T) {
 		}
 	}
 }
+
+// TestStructureThreats: the tests that docs/threat-model.md names are there, and each of its tables of what somebody cannot do names
+// one in every row.
+func TestStructureThreats(t *testing.T) {
+	tests := map[string]bool{} // by the last part of the package's path and name
+	for _, s := range sources(t) {
+		for fn := range functions(s) {
+			tests[path.Base(s.dir)+"."+fn.Name.Name] = tests[path.Base(s.dir)+"."+fn.Name.Name] || s.test
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(top(t), "docs", "threat-model.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile("`([a-z0-9]+\\.Test\\w+)`")
+	rows := 0
+	for i, line := range strings.Split(string(text), "\n") {
+		named := name.FindAllStringSubmatch(line, -1)
+		for _, n := range named {
+			if !tests[n[1]] {
+				t.Errorf("docs/threat-model.md:%d: there is no test %s", i+1, n[1])
+			}
+		}
+		if strings.HasPrefix(line, "|") && !strings.HasPrefix(line, "|-") && !strings.HasSuffix(line, "shown by |") {
+			if rows++; len(named) == 0 {
+				t.Errorf("docs/threat-model.md:%d: nothing shows this: %s", i+1, line)
+			}
+		}
+	}
+	if rows < 20 {
+		t.Errorf("docs/threat-model.md: only %d rows of tables were found", rows)
+	}
+}
