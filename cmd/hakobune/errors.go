@@ -118,7 +118,7 @@ func hintFor(err error, interrupted bool) string {
 	case errors.Is(err, chunkstore.ErrNoPack):
 		return "hakobune check tells the names of damaged packs"
 	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
-		return "hakobune check says what is damaged and which snapshots it touches"
+		return "hakobune check says what is damaged and which snapshots it touches; hakobune repair saves what is left"
 	case errors.Is(err, chunkstore.ErrNoStore):
 		return "the bucket or directory is missing; for a new repository: hakobune init --create-bucket"
 	case errors.Is(err, chunkstore.ErrAccess):

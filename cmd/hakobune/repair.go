@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/exporter"
 )
 
 func (p *program) repairCommand() *cli.Command {
@@ -19,6 +22,7 @@ stopped at any moment and run again, beside backups and restores. In this order:
 
    hakobune repair index          list what is stored
    hakobune repair packs          save what can be read of damaged packs
+   hakobune repair snapshots      make new snapshots of what is left of broken ones
    hakobune check
 
 A second place that is whole (hakobune sync, a versioned bucket) is better than any repair: copy the
@@ -47,6 +51,21 @@ missing from then on. Exits with 4 if something was lost.
    hakobune repair packs 0a1b2c3d
    hakobune repair packs`,
 				Flags: []cli.Flag{dry},
+			},
+			{
+				Name: "snapshots", Usage: "make new snapshots of what is left of broken ones", ArgsUsage: "[SNAPSHOT...]", Action: p.repairSnapshots,
+				Description: `Goes through these snapshots, or all that the filters leave. Of each that needs something that is not
+stored any more it makes a new one of what can still be read: without the files whose content is lost, each
+told by name among its problems, and without the layers of images of which one is lost. The new one is
+incomplete, and goes by the times of the old one, which stays unless --forget says otherwise. Whether packs
+can be read is not looked at: repair packs first. Exits with 4 if something is lost.
+
+   hakobune repair snapshots -n
+   hakobune repair snapshots shop
+   hakobune repair snapshots --forget
+
+` + selectorHelp,
+				Flags: append(filterFlags(), dry, &cli.BoolFlag{Name: "forget", Usage: "forget each broken snapshot when its new one is stored"}),
 			},
 		},
 	}
@@ -184,5 +203,132 @@ func (p *program) showRepairPacks(l repairPacksLine) {
 	}
 	if l.Lost > 0 {
 		say("back up the systems again: what they still have makes old snapshots whole")
+	}
+}
+
+type repairedLine struct {
+	Type      string             `json:"message_type"`
+	ID        string             `json:"id"`
+	System    string             `json:"system"`
+	Time      time.Time          `json:"time"`
+	Lost      []snapshot.Problem `json:"lost"`
+	New       string             `json:"new,omitempty"`
+	Already   bool               `json:"already,omitempty"`
+	Forgotten bool               `json:"forgotten,omitempty"`
+	Error     string             `json:"error,omitempty"`
+}
+
+type repairSnapshotsLine struct {
+	Type   string `json:"message_type"`
+	DryRun bool   `json:"dry_run"`
+	Whole  int    `json:"whole"`
+	Broken int    `json:"broken"`
+	Made   int    `json:"made"`
+	Failed int    `json:"failed"`
+}
+
+func (p *program) repairSnapshots(c *cli.Context) error {
+	repo, cat, err := p.openCatalog(c)
+	if err != nil {
+		return err
+	}
+	p.tellDamage(cat)
+	list := filter(c).Apply(cat.Snapshots)
+	if c.NArg() > 0 {
+		if list, err = selected(cat, c.Args().Slice(), filter(c)); err != nil {
+			return err
+		}
+	}
+	o := exporter.RepairOptions{Host: hostName(), Program: "hakobune " + version(), DryRun: c.Bool("dry-run")}
+	r, err := exporter.NewRepairer(c.Context, repo, cat, o)
+	if err != nil {
+		return err
+	}
+	sum := repairSnapshotsLine{Type: "summary", DryRun: o.DryRun, Failed: len(cat.Damaged)}
+	for _, s := range list {
+		line, err := p.repairOne(c, r, cat, s)
+		if err != nil {
+			return err
+		}
+		switch {
+		case line.Error != "":
+			sum.Failed++
+		case len(line.Lost) == 0:
+			sum.Whole++
+			continue
+		default:
+			sum.Broken++
+			if line.New != "" && !line.Already {
+				sum.Made++
+			}
+		}
+		p.exit = exitDamage
+		_ = p.result(c, line, func() { p.showRepaired(line) })
+	}
+	return p.result(c, sum, func() {
+		fmt.Fprintf(p.out, "%d snapshots are whole, %d are broken, %d were made anew, %d cannot be read at all\n", sum.Whole, sum.Broken, sum.Made, sum.Failed)
+		if sum.DryRun {
+			fmt.Fprintln(p.out, "nothing was changed")
+		}
+	})
+}
+
+// selected finds the snapshots that selectors name, each once.
+func selected(cat *snapshot.Catalog, selectors []string, f snapshot.Filter) ([]snapshot.Summary, error) {
+	var list []snapshot.Summary
+	for _, selector := range selectors {
+		sel, err := snapshot.Select(cat.Snapshots, selector, f, time.Local)
+		if err != nil {
+			return nil, withHint(err, "hakobune snapshots lists what there is")
+		}
+		if sel.Part != "" {
+			return nil, usage("%q is a part of a snapshot: give whole ones", selector)
+		}
+		if !slices.ContainsFunc(list, func(s snapshot.Summary) bool { return s.ID == sel.Summary.ID }) {
+			list = append(list, sel.Summary)
+		}
+	}
+	return list, nil
+}
+
+// repairOne repairs one snapshot; that its description is lost keeps nothing from the others.
+func (p *program) repairOne(c *cli.Context, r *exporter.Repairer, cat *snapshot.Catalog, s snapshot.Summary) (repairedLine, error) {
+	line := repairedLine{Type: "repaired", ID: s.ID, System: s.System, Time: s.Time, Lost: []snapshot.Problem{}}
+	found, err := r.Repair(c.Context, s)
+	switch {
+	case err != nil && exitCode(err, false) == exitDamage:
+		line.Error = err.Error()
+		return line, nil
+	case err != nil:
+		return line, err
+	case len(found.Lost) > 0:
+		line.Lost, line.Already = found.Lost, found.Already
+	}
+	if found.New == nil {
+		return line, nil
+	}
+	line.New = found.New.ID
+	if line.Forgotten = c.Bool("forget") && !c.Bool("dry-run"); line.Forgotten {
+		err = cat.Forget(c.Context, hostName(), []snapshot.Summary{s})
+	}
+	return line, err
+}
+
+func (p *program) showRepaired(l repairedLine) {
+	say := func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
+	say("%s  %s of %s", l.ID[:8], l.System, localTime(l.Time))
+	for _, lost := range l.Lost {
+		say("  LOST: %s: %s", lost.Where, lost.What)
+	}
+	switch {
+	case l.Error != "":
+		say("  DAMAGED: %s", l.Error)
+	case l.Already:
+		say("  was made anew before, as %s", l.New[:8])
+	case l.New != "":
+		say("  made anew, as %s", l.New[:8])
+	}
+	if l.Forgotten {
+		say("  forgotten")
 	}
 }
