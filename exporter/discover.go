@@ -84,8 +84,9 @@ func find(containers []snapshot.Container, names []string, all bool) ([]snapshot
 }
 
 func isHelper(c snapshot.Container) bool {
-	_, ok := c.Labels[labelHelper]
-	return ok
+	_, helper := c.Labels[labelHelper]
+	_, drill := c.Labels[labelDrill]
+	return helper || drill
 }
 
 // group sorts containers into their systems.

@@ -19,6 +19,7 @@ const (
 	labelPre     = labelPrefix + "pre"     // command in the container before it is held still
 	labelPost    = labelPrefix + "post"    // command in the container after it was released
 	labelExclude = labelPrefix + "exclude" // paths in the container, separated by commas
+	labelDrill   = labelPrefix + "drill"   // on containers of a system that is only tried out
 	labelHelper  = labelPrefix + "helper"  // on containers of our own
 
 	// Labels of others that are understood.

@@ -207,7 +207,7 @@ func (r *restorer) pull(ctx context.Context, all []incoming) (answered bool, err
 	for _, in := range all {
 		images[shortDigest(in.oci.image.Config)] = in.oci
 	}
-	reg := newRegistry(images, r.metered(all), l)
+	reg := newRegistry(images, r.metered(all), l, r.run)
 	defer func() { err = errors.Join(err, reg.close()) }()
 	refs := make([]string, len(all))
 	for i, in := range all {

@@ -32,9 +32,10 @@ type registry struct {
 	addr   string
 }
 
-// newRegistry serves images, each by the tag that is its key, until it is closed.
-func newRegistry(images map[string]*ociImage, open openLayer, l net.Listener) *registry {
-	r := &registry{secret: hex.EncodeToString(randomBytes(16)), images: images, open: open, addr: l.Addr().String()}
+// newRegistry serves images, each by the tag that is its key, until it is closed. The name of the run begins the
+// secret one.
+func newRegistry(images map[string]*ociImage, open openLayer, l net.Listener, run string) *registry {
+	r := &registry{secret: run + "-" + hex.EncodeToString(randomBytes(16)), images: images, open: open, addr: l.Addr().String()}
 	r.server = &http.Server{
 		Handler:           r,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -44,7 +44,17 @@ type restorer struct {
 // was made is removed and what was moved aside is put back, and the Result's Left lists what
 // could not be; unless o.Keep is set: then Left lists all that is there. The Result is never nil.
 func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o Options) (*Result, error) {
-	r := &restorer{
+	r := newRestorer(repo, snap, e, o)
+	err := r.restore(ctx)
+	r.res.Took = time.Since(r.res.Started)
+	if err != nil {
+		return r.res, fmt.Errorf("restore %s: %w", snap.System.Name, err)
+	}
+	return r.res, nil
+}
+
+func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o Options) *restorer {
+	return &restorer{
 		repo: repo, engine: e, snap: snap, opts: o,
 		res:     &Result{Started: time.Now()},
 		run:     hex.EncodeToString(randomBytes(4)),
@@ -55,12 +65,6 @@ func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 		ids:     make(map[string]string),
 		healthy: make(map[string]bool),
 	}
-	err := r.restore(ctx)
-	r.res.Took = time.Since(r.res.Started)
-	if err != nil {
-		return r.res, fmt.Errorf("restore %s: %w", snap.System.Name, err)
-	}
-	return r.res, nil
 }
 
 func (r *restorer) restore(ctx context.Context) (err error) {

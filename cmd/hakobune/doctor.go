@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/importer"
 	"github.com/hakobune-dr/hakobune/internal/docker"
 )
 
@@ -22,7 +23,10 @@ func (p *program) doctorCommand() *cli.Command {
 		Description: `Asks the Docker engine and, if one is named, the repository's store, and tells what it finds: which way
 of reading containers' changes will be used, whether the store creates objects conditionally, how far
 its clock is from this host's, how much space is left. It changes nothing but a probe object in the
-store, which it removes. It exits with 1 if something must be mended.`,
+store, which it removes. It exits with 1 if something must be mended.
+
+With --clean it also removes what drills of this host left that were killed.`,
+		Flags:  []cli.Flag{&cli.BoolFlag{Name: "clean", Usage: "remove what killed drills left"}},
 		Action: p.doctor,
 	}
 }
@@ -91,6 +95,30 @@ func (e *examination) engine(ctx context.Context) {
 		e.tell("warning", "place", "the engine's files are not visible from here: they are read by a helper container on its host")
 	}
 	e.changes(ctx, engine)
+	e.drills(ctx, engine)
+}
+
+// drills tells of what killed drills left, and removes it with --clean.
+func (e *examination) drills(ctx context.Context, engine *docker.Engine) {
+	host, err := os.Hostname()
+	if err != nil {
+		e.tell("failed", "drills", "%v", err)
+		return
+	}
+	look := importer.DeadDrills
+	if e.c.Bool("clean") {
+		look = importer.CleanDrills
+	}
+	switch ids, err := look(ctx, engine, e.p.stateDir(), host); {
+	case err != nil:
+		e.tell("failed", "drills", "%v", err)
+	case len(ids) == 0:
+		e.tell("ok", "drills", "no killed drill has left anything")
+	case e.c.Bool("clean"):
+		e.tell("ok", "drills", "what %d killed drills left is removed", len(ids))
+	default:
+		e.tell("warning", "drills", "%d killed drills have left something; hakobune doctor --clean removes it, and so does the next drill", len(ids))
+	}
 }
 
 // changes tells how the read-write layers of the containers that there are will be read.

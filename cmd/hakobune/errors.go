@@ -23,6 +23,7 @@ const (
 	exitDamage       = 4
 	exitNoRepository = 10
 	exitWrongKey     = 12
+	exitDrill        = 21
 	exitOwned        = 22
 	exitInterrupted  = 130
 )
@@ -70,6 +71,7 @@ func withHint(err error, format string, args ...any) error {
 // does a cancelled context mean so: parts of it that failed cancel others.
 func exitCode(err error, interrupted bool) int {
 	var owned *snapshot.OwnedError
+	var drill *importer.DrillError
 	switch {
 	case errors.Is(err, errUsage):
 		return exitUsage
@@ -77,6 +79,8 @@ func exitCode(err error, interrupted bool) int {
 		return exitInterrupted
 	case errors.As(err, &owned):
 		return exitOwned
+	case errors.As(err, &drill): // whatever the reason
+		return exitDrill
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return exitNoRepository
 	case errors.Is(err, crypto.ErrWrongKey):
@@ -93,6 +97,7 @@ func hintFor(err error, interrupted bool) string {
 		h       interface{ Hint() string }
 		unknown *exporter.UnknownSystemError
 		start   *importer.StartError
+		drill   *importer.DrillError
 		hook    *exporter.HookError
 		owned   *snapshot.OwnedError
 	)
@@ -131,6 +136,8 @@ func hintFor(err error, interrupted bool) string {
 		return "hakobune backup -n --all lists the systems of this engine"
 	case errors.As(err, &start) && portTaken(start):
 		return "another process of the host has the port; stop it, or publish the port elsewhere with --port OLD:NEW"
+	case errors.As(err, &drill):
+		return "the record of it is in the repository; hakobune restore --as NAME --keep shows the system as it fails"
 	case errors.As(err, &start):
 		return "restore with --no-start to look at the container first, or with --keep to find it as it failed"
 	case errors.As(err, &hook):

@@ -39,7 +39,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// Scripts for which an engine is there. Names on it begin with $SYSTEM, which is removed afterwards.
+// Scripts for which an engine is there. Names on it begin with $SYSTEM, another for each script, which is removed afterwards.
 func TestEngineScript(t *testing.T) {
 	h := dockertest.Engines(t)[0]
 	system, image := dockertest.Prefix(t, h), dockertest.Busybox(t, h)
@@ -50,7 +50,7 @@ func TestEngineScript(t *testing.T) {
 			for k, v := range map[string]string{
 				"HAKOBUNE_PASSWORD": "ship in a bottle", "HAKOBUNE_REPOSITORY": e.WorkDir + "/repo",
 				"XDG_STATE_HOME": e.WorkDir + "/state", "XDG_CACHE_HOME": e.WorkDir + "/cache",
-				"DOCKER_HOST": h.Host, "SYSTEM": system, "IMAGE": image,
+				"DOCKER_HOST": h.Host, "SYSTEM": system + "-" + strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"), "IMAGE": image,
 			} {
 				e.Setenv(k, v)
 			}
