@@ -209,3 +209,12 @@ func VerifyRange(r *Repository, name string, object, header []byte) error {
 
 // SetContest sets how long a claim waits for lists on stores that create unconditionally.
 func SetContest(r *Repository, d time.Duration) { r.contestTime = d }
+
+// PutOutcome stores the outcome of a session of writer w, as Commit does, without the packs.
+func PutOutcome(ctx context.Context, r *Repository, w crypto.WriterID, id SessionID, o Outcome) error {
+	name, object, err := r.sealOutcome(ctx, w, id, o)
+	if err != nil {
+		return err
+	}
+	return r.backend.Put(ctx, name, object)
+}
