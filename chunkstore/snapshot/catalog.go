@@ -18,8 +18,12 @@ type Catalog struct {
 	Terms     []Term    // of all systems, in order of their numbers
 	Damaged   []error   // one for each snapshot or term that could not be read: it hides none of the others
 
+	// Untold has an error for each record that could not be read: it may have said that a snapshot has other tags.
+	Untold []error
+
 	repo     *chunkstore.Repository
 	outcomes map[string]chunkstore.Outcome // by the id of the snapshot
+	tagged   map[string][]string           // names of all records of tags, by that of the outcome
 }
 
 // ReadCatalog lists the snapshots of repo. Where all that there are were sealed after a rotation that the keys at
@@ -43,6 +47,9 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 		return nil, err // there are snapshots, only the keys are old
 	}
 	slices.SortStableFunc(c.Snapshots, newestFirst)
+	if err := c.readTags(ctx); err != nil {
+		return nil, err
+	}
 	return c, c.readTerms(ctx)
 }
 

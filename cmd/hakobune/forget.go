@@ -159,6 +159,9 @@ func (p *program) forget(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return p.forgetNamed(c, cat, ret)
 	}
+	if err := tagsAreKnown(cat, ret); err != nil {
+		return err
+	}
 	plans := ret.Plan(cat.Snapshots, time.Now(), time.Local)
 	line := forgetSummary{Type: "summary", Damaged: len(cat.Damaged), DryRun: c.Bool("dry-run")}
 	var gone []snapshot.Summary
@@ -173,6 +176,15 @@ func (p *program) forget(c *cli.Context) error {
 		}
 	}
 	return p.forgetAll(c, cat, gone, line)
+}
+
+// tagsAreKnown refuses rules and filters that go by tags while a record cannot be read: what it says may be why a
+// snapshot is to stay.
+func tagsAreKnown(cat *snapshot.Catalog, ret snapshot.Retention) error {
+	if len(cat.Untold) == 0 || len(ret.Policy.Tags)+len(ret.Filter.Tags) == 0 && !ret.By.Tag {
+		return nil
+	}
+	return withHint(fmt.Errorf("forget by tags: %w", errors.Join(cat.Untold...)), "nothing was changed: a snapshot may have tags that are not known; without rules for tags it can be done")
 }
 
 // forgetNamed forgets the snapshots that the arguments name.

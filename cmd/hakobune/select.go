@@ -39,6 +39,9 @@ func (p *program) catalog(c *cli.Context, repo *chunkstore.Repository) (*snapsho
 	for _, err := range cat.Damaged {
 		p.logger(c).Warn("a snapshot cannot be read; hakobune check tells more", "error", err)
 	}
+	for _, err := range cat.Untold {
+		p.logger(c).Warn("a record cannot be read; it may say that a snapshot has other tags", "error", err)
+	}
 	return cat, nil
 }
 
