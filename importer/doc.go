@@ -12,6 +12,9 @@
 //   - Networks, then containers, each after what it depends on; started, and waited for until
 //     healthy.
 //
+// SyncStage makes a standby host hold most of that before it is needed: images, and the content of
+// volumes in volumes of other names. A Restore takes it over and fetches what differs.
+//
 // What holds when a restore fails or is cancelled: every step has registered its inverse, and the
 // inverses run last to first, so that the engine is as it was; what was moved aside is put back.
 // With Options.Keep nothing is undone and the Result lists what is there. A process that is killed

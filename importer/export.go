@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -57,7 +58,7 @@ func ExportImage(ctx context.Context, repo *chunkstore.Repository, snap *snapsho
 	if err != nil {
 		return nil, err
 	}
-	layers := &layerStore{repo: repo}
+	layers := &layerStore{repo: repo, fetched: new(atomic.Int64)}
 	defer func() { err = errors.Join(err, layers.close()) }()
 	oci, notes, err := exportImage(ctx, layers, snap, c, img, o)
 	if err != nil {

@@ -21,7 +21,8 @@ type TreeSource interface {
 	// the file before is skipped.
 	Next() (archive.Entry, error)
 	// Read reads the data of the file that Next returned: its data extents back to back, without
-	// the holes; io.EOF at their end. What is Inline is not read.
+	// the holes; io.EOF at their end. What is Inline is not read. A Kept file has none: with
+	// ExistingRemoved or ExistingKept its content is what the directory has there.
 	io.Reader
 }
 

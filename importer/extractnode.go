@@ -18,6 +18,9 @@ func (x *extractor) make(ctx context.Context, e *archive.Entry, name string) (bo
 	case archive.Dir:
 		return true, x.makeDir(e, name)
 	case archive.File:
+		if e.Kept {
+			return true, x.keepFile(e, name)
+		}
 		return true, x.makeFile(ctx, e, name)
 	case archive.Symlink:
 		return true, x.makeSymlink(e, name)
@@ -71,6 +74,24 @@ func (x *extractor) makeFile(ctx context.Context, e *archive.Entry, name string)
 		return errors.Join(err, x.remove(at, name))
 	}
 	return nil
+}
+
+// keepFile gives a file whose content is there already all else that its record says.
+func (x *extractor) keepFile(e *archive.Entry, name string) error {
+	at := x.top().fd
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != e.Size) {
+		err = errors.New("is not the file of the older tree")
+	}
+	if err == nil {
+		err = x.setAttributes(handle{fd: fd, there: true, at: at, name: name}, e)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 func (x *extractor) writeContent(ctx context.Context, fd int, e *archive.Entry) error {

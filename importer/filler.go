@@ -48,6 +48,7 @@ func (r *restorer) fillThroughEngine(ctx context.Context, source string, content
 	err = pipe(
 		func(w io.Writer) error {
 			lost, err := archive.WriteTar(ctx, tree, w, opts)
+			r.fetched.Add(content.Bytes)
 			for _, l := range lost {
 				r.res.note(what+": "+l.Path, l.Why)
 			}

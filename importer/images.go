@@ -131,12 +131,20 @@ func (r *restorer) buildChanges(ctx context.Context) ([]incoming, error) {
 }
 
 func (r *restorer) buildChange(ctx context.Context, j changesJob) ([]incoming, error) {
+	if staged, err := r.stagedChange(ctx, j); staged || err != nil {
+		return nil, err
+	}
 	l, file, lost, err := changesLayer(ctx, r.repo, j.container, r.opts.TempDir)
 	if err != nil {
 		return nil, err
 	}
+	r.fetched.Add(j.container.Changes.Bytes)
 	r.mu.Lock()
 	r.lost[j.ref] = lost
+	r.changed = append(r.changed, stagedChanges{
+		Container: j.container.Name, Tree: j.container.Changes.Records, Base: j.base.image.Config, Bytes: j.container.Changes.Bytes,
+		Layer: l, Snapshot: r.snap.Summary.ID, Time: r.snap.Summary.Time, Ref: j.ref, Lost: lost,
+	})
 	r.mu.Unlock()
 	if err := r.layers.keep(l.DiffID, file); err != nil {
 		return nil, err

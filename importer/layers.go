@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
@@ -15,7 +16,8 @@ import (
 // layerStore opens layers by their DiffID: those of the repository, and those that were synthesised
 // from changes and lie in unlinked files. It may be used from several goroutines at once.
 type layerStore struct {
-	repo *chunkstore.Repository
+	repo    *chunkstore.Repository
+	fetched *atomic.Int64 // counts what is read of the repository
 
 	mu      sync.Mutex
 	spooled map[string]spooledLayer
@@ -34,7 +36,26 @@ func (s *layerStore) open(ctx context.Context, diffID string) (io.ReadCloser, in
 	if ok {
 		return io.NopCloser(io.NewSectionReader(l.file, 0, l.size)), l.size, nil
 	}
-	return archive.OpenLayer(ctx, s.repo, diffID)
+	r, size, err := archive.OpenLayer(ctx, s.repo, diffID)
+	if err != nil {
+		return nil, 0, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{counted{r, s.fetched}, r}, size, nil
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // keep takes over a spooled layer. A second one of the same DiffID is closed.

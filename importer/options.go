@@ -51,6 +51,10 @@ type Options struct {
 	StateDir string
 	// Done, if not nil, is called when the restore is complete and its journal still there.
 	Done func(*Result) error
+	// Stage is the state directory in which SyncStage wrote down what it has staged on this host. Content of volumes
+	// that is there is moved instead of fetched, and images that are there are used; what differs from the snapshot
+	// is fetched. What was taken is not staged any more. Empty: nothing is staged.
+	Stage string
 	// TempDir is where a container's changes are spooled, as unlinked files. Empty: os.TempDir.
 	TempDir string
 	// Observer is told of progress.

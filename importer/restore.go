@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,10 @@ type restorer struct {
 	aside   asides
 	layers  layerStore
 	filler  filler
+	stage   *stage // nil: nothing is staged
+
+	fetched atomic.Int64 // bytes of content read from the repository
+	staged  atomic.Int64 // bytes of content that were here already
 
 	mu      sync.Mutex
 	images  map[string]string         // engine's ids of images, by config digest
@@ -37,6 +42,8 @@ type restorer struct {
 	lost    map[string][]archive.Lost // what the images with changes could not carry, by their reference
 	ids     map[string]string         // ids of the made containers, by their name in the snapshot
 	healthy map[string]bool           // containers that were waited for, by their name in the snapshot
+	taken   []stagedVolume            // volumes of the stage that are empty now
+	changed []stagedChanges           // the images of changes that were made or found staged
 }
 
 // Restore carries out the plan that NewPlan makes for snap and the engine. If that clashes the
@@ -47,6 +54,7 @@ func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 	r := newRestorer(repo, snap, e, o)
 	err := r.restore(ctx)
 	r.res.Took = time.Since(r.res.Started)
+	r.res.Fetched, r.res.Staged = r.fetched.Load(), r.staged.Load()
 	if err != nil {
 		return r.res, fmt.Errorf("restore %s: %w", snap.System.Name, err)
 	}
@@ -54,17 +62,18 @@ func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 }
 
 func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o Options) *restorer {
-	return &restorer{
+	r := &restorer{
 		repo: repo, engine: e, snap: snap, opts: o,
 		res:     &Result{Started: time.Now()},
 		run:     hex.EncodeToString(randomBytes(4)),
-		layers:  layerStore{repo: repo},
 		images:  make(map[string]string),
 		named:   make(map[string]string),
 		lost:    make(map[string][]archive.Lost),
 		ids:     make(map[string]string),
 		healthy: make(map[string]bool),
 	}
+	r.layers = layerStore{repo: repo, fetched: &r.fetched}
+	return r
 }
 
 func (r *restorer) restore(ctx context.Context) (err error) {
@@ -86,6 +95,9 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.layers.close()
+	if r.openStage(); r.stage != nil {
+		defer r.stage.close()
+	}
 	if resumed != nil {
 		err = r.resume(ctx, resumed)
 	} else if err = r.beginJournal(); err == nil {
@@ -164,6 +176,7 @@ func (r *restorer) sendAndFill(ctx context.Context) error {
 // settle ends a restore that went well: what was moved aside is removed, unless nothing was
 // started, so that nothing proves that the new does its work.
 func (r *restorer) settle(ctx context.Context) {
+	r.spendStage(ctx)
 	if r.opts.NoStart {
 		r.res.Left = r.aside.list()
 		return

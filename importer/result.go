@@ -15,6 +15,8 @@ type Result struct {
 	Healthy time.Duration      `json:"healthy,omitempty"` // from the start until all was healthy: the RTO; 0 if nothing was started
 	Objects []Object           `json:"objects"`           // what was made or used, as it came to be
 	Notes   []snapshot.Problem `json:"notes,omitempty"`   // what is other than it was; those of the plan too
+	Fetched int64              `json:"fetched"`           // bytes of content that were read from the repository
+	Staged  int64              `json:"staged"`            // bytes of content of volumes and changes that were staged here before
 	Left    []string           `json:"left,omitempty"`    // what a failed restore left there, or what was moved aside and is kept
 
 	mu sync.Mutex

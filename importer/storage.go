@@ -97,11 +97,19 @@ func (r *restorer) fillVolume(ctx context.Context, j volumeJob, m *meter) error 
 	if err != nil {
 		return err
 	}
+	if taken, err := r.takeStage(ctx, j, dir, m); taken || err != nil {
+		return err
+	}
 	return r.extract(ctx, j.volume.Content, dir, ExtractOptions{}, "volume "+j.name, m)
 }
 
 // extract writes a tree of the snapshot into a directory of this host.
 func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, opts ExtractOptions, what string, m *meter) error {
+	return r.extractTree(ctx, archive.OpenTree(ctx, r.repo, content.Records), dir, opts, what, m)
+}
+
+// extractTree is extract of a tree that is open, which it closes.
+func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, dir string, opts ExtractOptions, what string, m *meter) error {
 	opts.Note = func(path, note string) {
 		where := what
 		if path != "" {
@@ -109,8 +117,7 @@ func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir s
 		}
 		r.res.note(where, note)
 	}
-	tree := archive.OpenTree(ctx, r.repo, content.Records)
-	_, err := Extract(ctx, meteredTree{tree, m.reader(tree, what)}, dir, opts)
+	_, err := Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &r.fetched}}, dir, opts)
 	return errors.Join(err, tree.Close())
 }
 

@@ -71,6 +71,7 @@ type Entry struct {
 	Xattrs   []Xattr
 	Opaque   bool // of a Dir in a read-write layer: nothing of the layer below shows through
 	Torn     bool // changed while it was read: the content is a best effort
+	Kept     bool // of OpenUpdate: a File whose content is that of the older tree, and is not here; not recorded
 
 	// Content of a File: Inline for up to InlineMax bytes, else Extents in order, together Size.
 	Inline  []byte

@@ -95,6 +95,9 @@ func (p *program) restore(c *cli.Context) error {
 		}
 		return clashHint(err)
 	}
+	if opts.As == "" { // what is staged is for the day of need: a copy beside it does not use it up
+		opts.Stage = p.stateDir()
+	}
 	pr := p.newProgress(c)
 	opts.Observer, opts.StateDir = pr.show, p.stateDir()
 	result, err := importer.Restore(c.Context, repo, snap, engine, opts)
@@ -199,6 +202,9 @@ func (p *program) restored(c *cli.Context, snap *snapshot.Snapshot, r *importer.
 		fmt.Fprintf(p.out, "restored %s from snapshot %s (%s) in %s", r.Plan.System, snap.ID[:8], localTime(snap.Time), span(r.Took))
 		if r.Healthy > 0 {
 			fmt.Fprintf(p.out, ", healthy after %s", span(r.Healthy))
+		}
+		if r.Staged > 0 {
+			fmt.Fprintf(p.out, "; %s were staged here, %s fetched", size(r.Staged), size(r.Fetched))
 		}
 		fmt.Fprintln(p.out)
 	})

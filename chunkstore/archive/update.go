@@ -1,0 +1,51 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"slices"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+)
+
+// OpenUpdate begins to read what turns an older tree into a newer one: all entries of the newer one, and the content
+// of those files only that the older one does not have at the same path, made of the same pieces. Those that it has
+// are Kept.
+func OpenUpdate(ctx context.Context, repo *chunkstore.Repository, older, newer chunkstore.Stream) *TreeReader {
+	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+		return update(Records(ctx, repo, older), Records(ctx, repo, newer))
+	})
+}
+
+// update iterates over the entries of newer, both in Compare order.
+func update(older, newer iter.Seq2[Entry, error]) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		next, stop := iter.Pull2(older)
+		defer stop()
+		old, err, ok := next()
+		for e, failed := range newer {
+			for failed == nil && ok && err == nil && Compare(old.Path, e.Path) < 0 {
+				old, err, ok = next()
+			}
+			if failed == nil {
+				failed = err
+			}
+			if failed != nil {
+				yield(Entry{}, failed)
+				return
+			}
+			if ok && old.Path == e.Path && old.samePieces(&e) {
+				e.Kept, e.Inline, e.Extents = true, nil, nil
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// samePieces reports whether two files are made of the same pieces.
+func (e *Entry) samePieces(o *Entry) bool {
+	return e.Type == File && o.Type == File && e.Size == o.Size && bytes.Equal(e.Inline, o.Inline) && slices.EqualFunc(e.Extents, o.Extents, Extent.equal)
+}
