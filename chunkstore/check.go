@@ -24,6 +24,9 @@ type CheckOptions struct {
 	Walk func(context.Context, Outcome) iter.Seq2[Ref, error]
 	// Data selects the packs of which every byte is read. The zero Subset selects none.
 	Data Subset
+	// Immutable: whether what snapshots need is locked for long enough, and locks hold, is verified too. An error
+	// that wraps ErrUnsupported says that nothing is locked there.
+	Immutable bool
 	// Progress is told the bytes of packs read so far and to read in all. May be nil.
 	Progress func(done, total int64)
 }
@@ -44,6 +47,7 @@ type CheckReport struct {
 	Bytes     int64 // stored bytes of all packs
 	ReadPacks int   // packs of which every byte was read
 	ReadBytes int64
+	Locks     int // objects of which the lock was looked at
 	Unindexed int // packs that no index names: of a session that runs, or that was killed
 }
 
@@ -86,7 +90,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.claims, c.outcomes, c.records, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.claims, c.outcomes, c.records, c.locks, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

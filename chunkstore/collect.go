@@ -58,7 +58,8 @@ type CollectReport struct {
 	Orphans   PackCount // packs that no index lists, of sessions that died
 	Young     PackCount // packs that nothing needs but that are left for now: a session runs, or has just ended
 	Deleted   PackCount
-	Rescued   int // packs that a snapshot came to need since they were condemned
+	Locked    PackCount // packs that nothing needs but that the store keeps, because they are locked still
+	Rescued   int       // packs that a snapshot came to need since they were condemned
 	Waits     []RunningSession
 	Fenced    []string // sessions that were given up for dead
 	Indexes   [2]int   // objects of the index before and after

@@ -30,6 +30,7 @@ type Config struct {
 	Repository crypto.RepositoryID `json:"repository"`
 	Chunker    ChunkerParams       `json:"chunker"`
 	Features   []string            `json:"features,omitempty"` // mandatory: an unknown one is refused
+	Lock       *Lock               `json:"lock,omitempty"`     // of a repository whose objects are locked
 }
 
 // ChunkerParams are the parameters of content-defined chunking of file contents. The zero value
@@ -69,6 +70,11 @@ func parseConfig(b []byte) (Config, error) {
 	}
 	if err := c.Chunker.validate(); err != nil {
 		return c, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	if c.Lock != nil {
+		if err := c.Lock.validate(); err != nil {
+			return c, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+		}
 	}
 	return c, nil
 }

@@ -59,6 +59,12 @@
 // Records of several hosts add up. One that cannot be read counts for nothing, so that damage brings
 // snapshots back rather than lose them.
 //
+// # Locks
+//
+// A repository may be made so that the store locks its objects (Lock, Locker). A lock alone keeps a version from being
+// deleted, not from being hidden: so of such a repository what was put first under a name is what is there, whatever was put
+// over it or deleted since. Each session extends the locks of what its snapshot needs before it commits.
+//
 // # Reading
 //
 // Read fetches the chunks that are asked for next, grouped by pack into ranges, several at a

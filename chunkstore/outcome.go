@@ -70,6 +70,9 @@ func (s *Session) Commit(ctx context.Context, host string, summary func(SessionS
 	if err := s.writeDelta(ctx); err != nil {
 		return err
 	}
+	if err := s.extendLocks(ctx); err != nil {
+		return err
+	}
 	text, err := json.Marshal(summary(s.Stats()))
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -12,7 +13,7 @@ import (
 // full speed, so over a time of many objects the rate holds, but each one is a burst. Backends on a
 // network do better by themselves (s3.Config): Limit is for those that cannot.
 //
-// The result is a Creator if b is one.
+// The result is a Creator if b is one, and a Locker as far as b is.
 func Limit(b Backend, upload, download int64) Backend {
 	l := limited{b, limiter(upload), limiter(download)}
 	if c, ok := b.(Creator); ok {
@@ -69,6 +70,34 @@ func (l limitedCreator) PutIfAbsent(ctx context.Context, name string, data []byt
 		return fmt.Errorf("put %s: %w", name, err)
 	}
 	return l.creator.PutIfAbsent(ctx, name, data)
+}
+
+// Lock implements Locker.
+func (l limited) Lock(lock Lock) (Backend, error) {
+	b, err := lockerOf(l.Backend).Lock(lock)
+	if err != nil {
+		return nil, err
+	}
+	inner := limited{b, l.up, l.down}
+	if c, ok := b.(Creator); ok {
+		return limitedCreator{inner, c}, nil
+	}
+	return inner, nil
+}
+
+// Retain implements Locker.
+func (l limited) Retain(ctx context.Context, name string, span time.Duration) error {
+	return lockerOf(l.Backend).Retain(ctx, name, span)
+}
+
+// Retained implements Locker.
+func (l limited) Retained(ctx context.Context, name string) (time.Duration, error) {
+	return lockerOf(l.Backend).Retained(ctx, name)
+}
+
+// Attack implements Locker.
+func (l limited) Attack(ctx context.Context) ([]string, error) {
+	return lockerOf(l.Backend).Attack(ctx)
 }
 
 // Get waits before it reads where it knows how much that is, and afterwards where it does not.

@@ -13,7 +13,7 @@ import (
 )
 
 // plan chooses the packs that are not needed, and those to be rewritten.
-func (c *collector) plan(context.Context) error {
+func (c *collector) plan(ctx context.Context) error {
 	deleted, left := deletedBy(c.marks), c.others()
 	var partial []*packUsage
 	var needed int64
@@ -43,7 +43,9 @@ func (c *collector) plan(context.Context) error {
 			c.dead = append(c.dead, p.PackRef)
 		}
 	}
-	c.rewrite = c.choose(partial, needed)
+	if c.r.locker == nil { // what is locked takes its space, rewritten or not
+		c.rewrite = c.choose(partial, needed)
+	}
 	chosen := map[PackID]bool{}
 	for _, u := range c.rewrite {
 		chosen[u.ID] = true
@@ -54,7 +56,7 @@ func (c *collector) plan(context.Context) error {
 			c.report.Old.add(u.stored)
 		}
 	}
-	return nil
+	return c.unlocked(ctx)
 }
 
 // isOld tells whether an object is sealed in an older key epoch than the newest.

@@ -33,6 +33,7 @@ type Options struct {
 // Repository is an open repository. It is safe for concurrent use and needs no closing.
 type Repository struct {
 	backend Backend
+	locker  Locker // of the backend; nil: objects are not locked
 	keys    *crypto.Keys
 	config  Config
 	cuts    func() (cuts, error) // derived when first needed, which takes a while: reading needs none
@@ -63,6 +64,10 @@ type Repository struct {
 // Init creates a repository on an empty backend location and seals its first key slot for secret.
 // It returns ErrRepositoryExists, and changes nothing, where there is one.
 func Init(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams) (Config, error) {
+	return initialize(ctx, b, secret, slot, cost, params, nil)
+}
+
+func initialize(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams, lock *Lock) (Config, error) {
 	if params == (ChunkerParams{}) {
 		params = defaultChunker
 	}
@@ -74,7 +79,7 @@ func Init(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.Slot
 	} else if !errors.Is(err, ErrNotExist) {
 		return Config{}, err
 	}
-	cfg := Config{Magic: configMagic, Version: FormatVersion, Repository: crypto.NewRepositoryID(), Chunker: params}
+	cfg := Config{Magic: configMagic, Version: FormatVersion, Repository: crypto.NewRepositoryID(), Chunker: params, Lock: lock}
 	clear, err := json.Marshal(cfg)
 	if err != nil {
 		return Config{}, err
@@ -111,7 +116,24 @@ func putNew(ctx context.Context, b Backend, name string, data []byte) error {
 
 // Open opens the repository at b with the newest of its key slots that secret fits. Errors:
 // ErrNoRepository, crypto.ErrWrongKey, crypto.ErrNewer, crypto.ErrDamaged.
+//
+// A repository whose objects are locked is read as it was stored, whatever was put over its objects or deleted
+// since (Locker).
 func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*Repository, error) {
+	r, err := openAt(ctx, b, secret, opts)
+	if err != nil {
+		r, err = openFirst(ctx, b, secret, opts, err)
+	}
+	if err == nil {
+		err = r.useLock(ctx, b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func openAt(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*Repository, error) {
 	cfg, clear, err := readConfig(ctx, b)
 	if err != nil {
 		return nil, err

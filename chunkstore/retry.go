@@ -34,7 +34,7 @@ type RetryOptions struct {
 // had got through, and it returns nil. So callers that compete for a name must write different
 // bytes.
 //
-// The result is a Creator if b is one.
+// The result is a Creator if b is one, and a Locker as far as b is.
 func Retry(b Backend, o RetryOptions) Backend {
 	if o.Initial == 0 {
 		o.Initial = 500 * time.Millisecond
@@ -99,7 +99,7 @@ func final(ctx context.Context, err error) bool {
 		return true
 	}
 	for _, is := range []error{
-		ErrNotExist, ErrExist, ErrUnsupported, ErrNoStore, ErrAccess, ErrPermanent,
+		ErrNotExist, ErrExist, ErrUnsupported, ErrNoStore, ErrAccess, ErrPermanent, ErrLocked,
 		context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, is) {
@@ -154,6 +154,34 @@ func (r retrying) List(ctx context.Context, prefix string, fn func(Info) error) 
 		return failed
 	}
 	return err
+}
+
+// Lock implements Locker.
+func (r retrying) Lock(l Lock) (Backend, error) {
+	b, err := lockerOf(r.Backend).Lock(l)
+	if err != nil {
+		return nil, err
+	}
+	return Retry(b, r.o), nil
+}
+
+// Retain implements Locker.
+func (r retrying) Retain(ctx context.Context, name string, span time.Duration) error {
+	return r.do(ctx, "lock", name, func() error { return lockerOf(r.Backend).Retain(ctx, name, span) })
+}
+
+// Retained implements Locker.
+func (r retrying) Retained(ctx context.Context, name string) (left time.Duration, err error) {
+	err = r.do(ctx, "look at the lock of", name, func() error {
+		left, err = lockerOf(r.Backend).Retained(ctx, name)
+		return err
+	})
+	return left, err
+}
+
+// Attack implements Locker. It is made once.
+func (r retrying) Attack(ctx context.Context) ([]string, error) {
+	return lockerOf(r.Backend).Attack(ctx)
 }
 
 func (r retryingCreator) PutIfAbsent(ctx context.Context, name string, data []byte) error {

@@ -67,7 +67,7 @@ var ErrRotating = errors.New("a rotation has begun with another secret")
 // Processes that have opened the repository before go on; what they store is sealed in the old epoch. When
 // they meet an object of the new one, their error is crypto.ErrRotated.
 func RotateKeys(ctx context.Context, b Backend, secret crypto.Secret, o RotateOptions) (*RotateReport, error) {
-	r := &rotation{b: b, o: o, secrets: append([]crypto.Secret{secret}, o.Secrets...), report: &RotateReport{}}
+	r := &rotation{b: view(ctx, b), o: o, secrets: append([]crypto.Secret{secret}, o.Secrets...), report: &RotateReport{}}
 	steps := []func(context.Context) error{r.open, r.opensAll, r.plan}
 	if !o.DryRun {
 		steps = append(steps, r.write, r.alone, r.remove)

@@ -15,7 +15,7 @@ var ErrLastSlot = errors.New("this is the only key slot")
 
 // Slots describes the key slots of the repository at b. It needs no key.
 func Slots(ctx context.Context, b Backend) ([]crypto.SlotInfo, error) {
-	slots, err := readSlots(ctx, b)
+	slots, err := readSlots(ctx, view(ctx, b))
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +104,7 @@ func unlock(ctx context.Context, b Backend, secret crypto.Secret) (crypto.Payloa
 // the one by which the repository can be opened now. Where the keys are rotated meanwhile the error is
 // crypto.ErrRotated, and no slot is added.
 func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info crypto.SlotInfo, cost crypto.KDF) (string, error) {
+	b = view(ctx, b)
 	payload, err := unlock(ctx, b, secret)
 	if err != nil {
 		return "", err
@@ -127,8 +128,9 @@ func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info c
 	return id, nil
 }
 
-// RemoveSlot deletes a key slot, by its id; never the last one.
+// RemoveSlot deletes a key slot, by its id; never the last one. ErrLocked is wrapped where it cannot be deleted yet.
 func RemoveSlot(ctx context.Context, b Backend, id string) error {
+	b = view(ctx, b)
 	names, err := listNames(ctx, b, slotPrefix)
 	if err != nil {
 		return err
@@ -147,7 +149,7 @@ func RemoveSlot(ctx context.Context, b Backend, id string) error {
 
 // SlotsOf returns the ids of all slots that secret opens.
 func SlotsOf(ctx context.Context, b Backend, secret crypto.Secret) ([]string, error) {
-	slots, err := readSlots(ctx, b)
+	slots, err := readSlots(ctx, view(ctx, b))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -256,12 +257,24 @@ func (c *collector) remove(ctx context.Context, packs []PackRef) error {
 	if len(packs) > 0 {
 		c.o.Progress("delete", 0, 0)
 	}
+	var mu sync.Mutex
 	for _, p := range packs {
-		if s, ok := c.stored[p.ID]; ok {
+		g.Go(func() error {
+			gone, err := c.r.delete(gctx, p.Name())
+			mu.Lock()
+			defer mu.Unlock()
+			s, ok := c.stored[p.ID]
+			switch {
+			case err != nil || !ok:
+				return err
+			case !gone: // the session that has come to need it locked it, and died
+				c.report.Locked.add(s.size)
+				return nil
+			}
 			c.report.Deleted.add(s.size)
 			delete(c.stored, p.ID)
-		}
-		g.Go(func() error { return c.r.backend.Delete(gctx, p.Name()) })
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("delete: %w", err)

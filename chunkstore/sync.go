@@ -44,11 +44,13 @@ var syncOrder = []string{
 // its clock tells when something was copied, not when it was made: forget and collect at from.
 //
 // ErrNoRepository: from holds none. ErrOther: to holds a different one.
+//
+// Of a locked repository the copies are not locked.
 func Sync(ctx context.Context, from, to Backend, o SyncOptions) (*SyncReport, error) {
 	if err := sameRepository(ctx, from, to); err != nil {
 		return nil, fmt.Errorf("sync: %w", err)
 	}
-	s := &syncer{from: from, to: to, o: o}
+	s := &syncer{from: view(ctx, from), to: to, o: o}
 	if s.o.Progress == nil {
 		s.o.Progress = func(int64, int64) {}
 	}

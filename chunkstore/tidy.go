@@ -23,7 +23,12 @@ const (
 // consolidate merges the index objects of all sessions that have ended into segments, without the packs
 // that were deleted. It creates the segments before it deletes what they replace, so at any moment the
 // index has every pack that is stored. Another collection may do the same: then it begins again.
+//
+// Of a locked repository the index is not merged: its objects could not be deleted.
 func (c *collector) consolidate(ctx context.Context) error {
+	if c.r.locker != nil {
+		return nil
+	}
 	merged := false
 	err := relist(func() error {
 		var err error
@@ -167,12 +172,15 @@ func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n
 	return c.r.backend.Put(ctx, name, object)
 }
 
-// deleteAll deletes objects, several at a time.
+// deleteAll deletes objects, several at a time, but for those that are locked.
 func (c *collector) deleteAll(ctx context.Context, names []string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, name := range names {
-		g.Go(func() error { return c.r.backend.Delete(ctx, name) })
+		g.Go(func() error {
+			_, err := c.r.delete(ctx, name)
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("delete: %w", err)
@@ -295,8 +303,10 @@ func (c *collector) tidyMarks(ctx context.Context) error {
 			continue
 		}
 		for _, suffix := range []string{waitsSuffix, "", doneSuffix} { // in this order: never a mark that looks as if not carried out
-			if err := c.r.backend.Delete(ctx, name+suffix); err != nil {
+			if gone, err := c.r.delete(ctx, name+suffix); err != nil {
 				return err
+			} else if !gone {
+				break
 			}
 		}
 	}

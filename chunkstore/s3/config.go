@@ -33,6 +33,8 @@ type Config struct {
 	Lookup Lookup // default: LookupAuto
 	CAFile string // PEM certificates to trust beside the system's
 
+	NewLocked bool // CreateBucket makes a bucket in which objects can be locked
+
 	// Timeout is how long a connection may stand still before the attempt is given up, and how long
 	// a store may think about an answer. Default one minute. It does not bound a transfer that moves.
 	Timeout time.Duration

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type Store struct {
 	creds  *credentials.Credentials
 	wire   *wire
 	oldV1  atomic.Bool // the store has only the first version of listings
+	locks  *locks      // of a repository whose objects are locked; else nil
 }
 
 // Open returns the backend of c. It looks for credentials, and is chunkstore.ErrAccess if there are
@@ -81,7 +83,7 @@ func (s *Store) Location() string { return s.config.URL() }
 
 // CreateBucket creates the bucket unless it is there and ours.
 func (s *Store) CreateBucket(ctx context.Context) error {
-	err := s.core.MakeBucket(ctx, s.config.Bucket, minio.MakeBucketOptions{Region: s.config.Region})
+	err := s.core.MakeBucket(ctx, s.config.Bucket, minio.MakeBucketOptions{Region: s.config.Region, ObjectLocking: s.config.NewLocked})
 	switch minio.ToErrorResponse(err).Code {
 	case "BucketAlreadyOwnedByYou":
 		return nil
@@ -100,7 +102,8 @@ func (s *Store) CreateBucket(ctx context.Context) error {
 
 // Put implements chunkstore.Backend. It replaces an object of that name.
 func (s *Store) Put(ctx context.Context, name string, data []byte) error {
-	return s.put(ctx, name, data, minio.PutObjectOptions{})
+	_, err := s.put(ctx, name, data, minio.PutObjectOptions{})
+	return err
 }
 
 // PutIfAbsent implements chunkstore.Creator. A store may answer that another create of the name is
@@ -108,23 +111,29 @@ func (s *Store) Put(ctx context.Context, name string, data []byte) error {
 func (s *Store) PutIfAbsent(ctx context.Context, name string, data []byte) error {
 	var opts minio.PutObjectOptions
 	opts.SetMatchETagExcept("*")
-	return s.put(ctx, name, data, opts)
+	version, err := s.put(ctx, name, data, opts)
+	if err != nil || s.locks == nil {
+		return err
+	}
+	return s.isFirst(ctx, name, version)
 }
 
-func (s *Store) put(ctx context.Context, name string, data []byte, opts minio.PutObjectOptions) error {
+// put stores an object and returns its version, if the bucket has versions.
+func (s *Store) put(ctx context.Context, name string, data []byte, opts minio.PutObjectOptions) (version string, err error) {
 	if err := check(ctx, name); err != nil {
-		return fmt.Errorf("put %s: %w", name, err)
+		return "", fmt.Errorf("put %s: %w", name, err)
 	}
 	if err := chunkstore.CheckSize(int64(len(data))); err != nil {
-		return fmt.Errorf("put %s: %w", name, err)
+		return "", fmt.Errorf("put %s: %w", name, err)
 	}
+	md5 := s.lockNew(name, data, &opts)
 	sum := sha256.Sum256(data)
 	opts.DisableContentSha256 = true // which means: the body is not signed in pieces, but by its hash below
 	opts.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}
 	lent := newBody(data)
 	defer lent.takeBack()
-	_, err := s.core.PutObject(ctx, s.config.Bucket, s.config.key(name), lent, int64(len(data)), "", hex.EncodeToString(sum[:]), opts)
-	return s.translate(ctx, "put", name, err)
+	info, err := s.core.PutObject(ctx, s.config.Bucket, s.config.key(name), lent, int64(len(data)), md5, hex.EncodeToString(sum[:]), opts)
+	return info.VersionID, s.translate(ctx, "put", name, err)
 }
 
 // Get implements chunkstore.Backend.
@@ -139,6 +148,13 @@ func (s *Store) Get(ctx context.Context, name string, off, n int64) ([]byte, err
 		return s.getNothing(ctx, name, off, n)
 	}
 	var opts minio.GetObjectOptions
+	if s.locks != nil {
+		first, err := s.first(ctx, name)
+		if err != nil {
+			return nil, s.translate(ctx, "get", name, err)
+		}
+		opts.VersionID = first.VersionID
+	}
 	switch {
 	case n > 0:
 		opts.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
@@ -208,6 +224,10 @@ func (s *Store) Stat(ctx context.Context, name string) (chunkstore.Info, error) 
 	if err := check(ctx, name); err != nil {
 		return chunkstore.Info{}, fmt.Errorf("stat %s: %w", name, err)
 	}
+	if s.locks != nil {
+		first, err := s.first(ctx, name)
+		return chunkstore.Info{Name: name, Size: first.Size, Modified: first.LastModified}, s.translate(ctx, "stat", name, err)
+	}
 	var opts minio.GetObjectOptions
 	opts.Set("Range", "bytes=0-0")
 	body, o, header, err := s.core.GetObject(ctx, s.config.Bucket, s.config.key(name), opts)
@@ -244,6 +264,9 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err := check(ctx, name); err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
+	if s.locks != nil {
+		return s.deleteAll(ctx, name)
+	}
 	err := s.core.RemoveObject(ctx, s.config.Bucket, s.config.key(name), minio.RemoveObjectOptions{})
 	if err = s.translate(ctx, "delete", name, err); errors.Is(err, chunkstore.ErrNotExist) {
 		return nil
@@ -258,14 +281,40 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(chunkstore.Info
 		return fmt.Errorf("list: %w", err)
 	}
 	last := ""
+	if s.locks != nil {
+		return s.list(ctx, prefix, &last, s.firstOnes(ctx, prefix), fn)
+	}
 	if !s.oldV1.Load() {
-		err := s.list(ctx, prefix, &last, false, fn)
+		err := s.list(ctx, prefix, &last, s.newestOnes(ctx, prefix, false), fn)
 		if !lacksV2(err) {
 			return err
 		}
 		s.oldV1.Store(true)
 	}
-	return s.list(ctx, prefix, &last, true, fn)
+	return s.list(ctx, prefix, &last, s.newestOnes(ctx, prefix, true), fn)
+}
+
+// newestOnes lists what is stored now.
+func (s *Store) newestOnes(ctx context.Context, prefix string, v1 bool) iter.Seq[minio.ObjectInfo] {
+	return s.listing(ctx, minio.ListObjectsOptions{Prefix: s.listPrefix(prefix), UseV1: v1})
+}
+
+// listPrefix returns the prefix to list by: some stores refuse one that ends like a path's "." or "..".
+func (s *Store) listPrefix(prefix string) string { return s.config.key(strings.TrimRight(prefix, ".")) }
+
+// listing is ListObjectsIter, which wants ctx to end with it.
+func (s *Store) listing(ctx context.Context, o minio.ListObjectsOptions) iter.Seq[minio.ObjectInfo] {
+	return func(yield func(minio.ObjectInfo) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		fetchOwner := o.WithVersions // which are listed with it anyway
+		o.Recursive, o.FetchOwner = true, &fetchOwner
+		for info := range s.core.ListObjectsIter(ctx, s.config.Bucket, o) {
+			if !yield(info) {
+				return
+			}
+		}
+	}
 }
 
 // lacksV2 recognises a store that does not know ListObjectsV2: it says so, or it takes the request
@@ -276,14 +325,8 @@ func lacksV2(err error) bool {
 }
 
 // list passes objects after *last to fn, and keeps *last up to date.
-func (s *Store) list(ctx context.Context, prefix string, last *string, v1 bool, fn func(chunkstore.Info) error) error {
-	ctx, cancel := context.WithCancel(ctx) // ListObjectsIter wants it to be told of an early end
-	defer cancel()
-	after, fetchOwner := *last, false
-	objects := s.core.ListObjectsIter(ctx, s.config.Bucket, minio.ListObjectsOptions{
-		// Some stores refuse a prefix that ends like a path's "." or "..".
-		Prefix: s.config.key(strings.TrimRight(prefix, ".")), Recursive: true, UseV1: v1, FetchOwner: &fetchOwner,
-	})
+func (s *Store) list(ctx context.Context, prefix string, last *string, objects iter.Seq[minio.ObjectInfo], fn func(chunkstore.Info) error) error {
+	after := *last
 	for o := range objects {
 		if o.Err != nil {
 			return s.translate(ctx, "list", prefix, o.Err)

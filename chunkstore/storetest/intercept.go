@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
@@ -29,7 +30,7 @@ type Call struct {
 func (c Call) Write() bool { return c.Op == Put || c.Op == PutIfAbsent || c.Op == Delete }
 
 // Intercept returns b with around in the way of every call: next makes the call, and the caller
-// sees what around returns. The result is a Creator if b is one. around is called concurrently.
+// sees what around returns. The result is a Creator if b is one, and a Locker as far as b is. around is called concurrently.
 func Intercept(b chunkstore.Backend, around func(ctx context.Context, c Call, next func() error) error) chunkstore.Backend {
 	i := intercepted{b, around}
 	if c, ok := b.(chunkstore.Creator); ok {
@@ -82,6 +83,46 @@ func (i intercepted) Stat(ctx context.Context, name string) (chunkstore.Info, er
 
 func (i intercepted) List(ctx context.Context, prefix string, fn func(chunkstore.Info) error) error {
 	return i.around(ctx, Call{List, prefix}, func() error { return i.Backend.List(ctx, prefix, fn) })
+}
+
+// Lock implements chunkstore.Locker.
+func (i intercepted) Lock(l chunkstore.Lock) (chunkstore.Backend, error) {
+	locker, ok := i.Backend.(chunkstore.Locker)
+	if !ok {
+		return nil, chunkstore.ErrUnsupported
+	}
+	b, err := locker.Lock(l)
+	if err != nil {
+		return nil, err
+	}
+	return Intercept(b, i.around), nil
+}
+
+// Retain implements chunkstore.Locker.
+func (i intercepted) Retain(ctx context.Context, name string, span time.Duration) error {
+	locker, ok := i.Backend.(chunkstore.Locker)
+	if !ok {
+		return chunkstore.ErrUnsupported
+	}
+	return locker.Retain(ctx, name, span)
+}
+
+// Retained implements chunkstore.Locker.
+func (i intercepted) Retained(ctx context.Context, name string) (time.Duration, error) {
+	locker, ok := i.Backend.(chunkstore.Locker)
+	if !ok {
+		return 0, chunkstore.ErrUnsupported
+	}
+	return locker.Retained(ctx, name)
+}
+
+// Attack implements chunkstore.Locker.
+func (i intercepted) Attack(ctx context.Context) ([]string, error) {
+	locker, ok := i.Backend.(chunkstore.Locker)
+	if !ok {
+		return nil, chunkstore.ErrUnsupported
+	}
+	return locker.Attack(ctx)
 }
 
 func (i intercepted) Delete(ctx context.Context, name string) error {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
@@ -19,8 +21,20 @@ func (p *program) initCommand() *cli.Command {
 		Usage: "create a repository",
 		Description: `Creates an empty repository and its first key slot. Everything in it will be encrypted; without
 a password or key of one of its slots nobody can read it, you neither. Keep a second way in
-(hakobune key add) somewhere that does not burn with the house.`,
+(hakobune key add) somewhere that does not burn with the house.
+
+With --object-lock, every snapshot and all that it needs is locked in the store from when it was made for the time
+of --retention: whoever takes over this host, or the store's keys, can neither delete nor replace it, and what
+they put over it is not seen. The bucket must have been made with Object Lock (--create-bucket makes one so).
+What is locked cannot be deleted by you either, and is paid for: prune leaves it until its time is up. Keep
+the right to bypass governance (s3:BypassGovernanceRetention) from this host, or choose compliance, which
+nobody can bypass. hakobune check --immutable shows whether it holds.
+
+   hakobune init -r s3:https://s3.example.com/bucket/prefix
+   hakobune init -r s3:https://s3.example.com/bucket --create-bucket --object-lock compliance --retention 30d`,
 		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "object-lock", Usage: "lock objects in the `MODE` compliance or governance"},
+			&cli.StringFlag{Name: "retention", Value: "30d", Usage: "lock each snapshot for `DAYS`, such as 30d"},
 			&cli.BoolFlag{Name: "create-bucket", Usage: "create the bucket, if it does not exist"},
 			argon2Flag(),
 			&cli.StringFlag{Name: "label", Usage: "name the key slot `TEXT`", Value: "init"},
@@ -52,11 +66,18 @@ func (p *program) init(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if mode := c.String("object-lock"); mode != "" {
+		if _, err := objectLock(c, chunkstore.LockMode(mode)); err != nil {
+			return err
+		}
+	} else if c.IsSet("retention") {
+		return usage("--retention is for --object-lock")
+	}
 	secret, err := p.secret(c, true)
 	if err != nil {
 		return err
 	}
-	cfg, err := chunkstore.Init(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{})
+	cfg, err := createRepository(c, b, secret, cost)
 	if err != nil {
 		return err
 	}
@@ -72,6 +93,36 @@ func (p *program) init(c *cli.Context) error {
 		}
 		p.note(c, "without its password or key the repository cannot be read by anybody; keep it safe")
 	})
+}
+
+// createRepository creates the repository, with locks if they are asked for.
+func createRepository(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, cost crypto.KDF) (chunkstore.Config, error) {
+	mode := chunkstore.LockMode(c.String("object-lock"))
+	if mode == "" {
+		return chunkstore.Init(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{})
+	}
+	lock, err := objectLock(c, mode)
+	if err != nil {
+		return chunkstore.Config{}, err
+	}
+	cfg, err := chunkstore.InitLocked(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{}, lock)
+	if err != nil {
+		err = withHint(err, "objects can be locked in an S3 bucket that was made with Object Lock, which --create-bucket does")
+	}
+	return cfg, err
+}
+
+// objectLock reads the flags of locks.
+func objectLock(c *cli.Context, mode chunkstore.LockMode) (chunkstore.Lock, error) {
+	if mode != chunkstore.Compliance && mode != chunkstore.Governance {
+		return chunkstore.Lock{}, usage("--object-lock %q: want compliance or governance", mode)
+	}
+	text := c.String("retention")
+	days, err := strconv.Atoi(strings.TrimSuffix(text, "d"))
+	if err != nil || !strings.HasSuffix(text, "d") || days < 1 || days > chunkstore.MaxLockDays {
+		return chunkstore.Lock{}, usage("--retention %q: want days, as 30d", text)
+	}
+	return chunkstore.Lock{Mode: mode, Days: days}, nil
 }
 
 type initResult struct {

@@ -23,6 +23,8 @@ at any moment: the next one goes on. What a backup that runs meanwhile may rely 
 next prune. Packs of the last 24 hours stay. It needs some room in the store to begin with: what goes is
 put on record first, and what is rewritten is stored anew before the old goes.
 
+Of a repository made with init --object-lock, only what is not locked any more is deleted; nothing is rewritten.
+
    hakobune forget --keep-daily 14 --keep-monthly 12
    hakobune prune -n                       what would it free?
    hakobune prune
@@ -52,6 +54,7 @@ type pruneLine struct {
 	Repacked  int64                `json:"repacked_bytes"`
 	Old       chunkstore.PackCount `json:"old_keys"`
 	Deleted   chunkstore.PackCount `json:"deleted"`
+	Locked    chunkstore.PackCount `json:"locked"`
 	Rescued   int                  `json:"rescued_packs"`
 	Waits     []waitLine           `json:"waits,omitempty"`
 	Fenced    []string             `json:"fenced,omitempty"`
@@ -135,7 +138,7 @@ func (p *program) collect(c *cli.Context, repo *chunkstore.Repository, opts chun
 func pruneOf(r *chunkstore.CollectReport, dry bool) pruneLine {
 	line := pruneLine{
 		Type: "summary", DryRun: dry, Snapshots: r.Snapshots, Stored: r.Stored, Unneeded: r.Unneeded, Orphans: r.Orphans,
-		Young: r.Young, Unused: r.Unused, Old: r.Old, Repack: r.Repack, Repacked: r.Repacked, Deleted: r.Deleted, Rescued: r.Rescued,
+		Young: r.Young, Unused: r.Unused, Old: r.Old, Repack: r.Repack, Repacked: r.Repacked, Deleted: r.Deleted, Locked: r.Locked, Rescued: r.Rescued,
 		Fenced: r.Fenced, Indexes: r.Indexes, Records: r.Records,
 	}
 	for _, w := range r.Waits {
@@ -156,6 +159,9 @@ func (p *program) showPrune(l pruneLine) {
 	}
 	if l.Young.Packs > 0 {
 		say("  not yet           %s: of the last day, or of a backup that runs", packs(l.Young))
+	}
+	if l.Locked.Packs > 0 {
+		say("  locked still      %s: not needed, and deleted once their time is up", packs(l.Locked))
 	}
 	say("  needed in part    %s of it unused; to be rewritten: %s", size(l.Unused), packs(l.Repack))
 	if l.Old.Packs > 0 {

@@ -68,12 +68,11 @@ func (p *program) existing(c *cli.Context, name, profile string) (chunkstore.Bac
 func (p *program) lookInto(c *cli.Context, b chunkstore.Backend) (chunkstore.Backend, bool, error) {
 	patience := p.patience(c)
 	retry := chunkstore.RetryOptions{Log: p.logger(c), MaxElapsed: min(firstAnswer, patience)}
-	_, err := chunkstore.Retry(b, retry).Stat(c.Context, "config")
-	exists := err == nil
+	exists, err := chunkstore.Exists(c.Context, chunkstore.Retry(b, retry))
 	switch {
 	case errors.Is(err, chunkstore.ErrNoStore):
 		return nil, false, fmt.Errorf("%s: %w: %w", b.Location(), chunkstore.ErrNoRepository, err)
-	case err != nil && !errors.Is(err, chunkstore.ErrNotExist):
+	case err != nil:
 		return nil, false, err
 	}
 	retry.MaxElapsed = patience
@@ -154,6 +153,7 @@ func (p *program) openS3(c *cli.Context, name, profile string, create bool, up, 
 	}
 	cfg.Lookup = s3.Lookup(given(c, "s3-lookup").String("s3-lookup"))
 	cfg.UploadRate, cfg.DownloadRate = up, down
+	cfg.NewLocked = c.String("object-lock") != ""
 	b, err := s3.Open(c.Context, cfg)
 	if err != nil {
 		return nil, err
