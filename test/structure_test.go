@@ -54,6 +54,7 @@ var house = map[string][]string{
 		"github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
+	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/importer$"},
 	"internal/docker": {
 		module + "/chunkstore/snapshot",
 		"github.com/containerd/errdefs", "github.com/moby/moby/api", "github.com/moby/moby/client", "github.com/moby/sys/mountinfo",

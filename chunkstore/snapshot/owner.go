@@ -89,8 +89,8 @@ func CheckOwner(ctx context.Context, repo *chunkstore.Repository, system string,
 }
 
 // Claim makes t.Site the owner of t.System by the term after the newest one; t.Number, t.Since and t.Known are set. If
-// it is the owner already, that term is returned and nothing is changed. Of several sites that claim a system at
-// once one gets it, the others an *OwnedError.
+// it is the owner already, that term is returned and nothing is changed. Of several sites that claim a system after
+// they have read the same catalog one gets it, the others an *OwnedError.
 func (c *Catalog) Claim(ctx context.Context, t Term) (Term, error) {
 	claims, err := c.repo.Claims(ctx, t.System)
 	if err != nil {
@@ -99,8 +99,12 @@ func (c *Catalog) Claim(ctx context.Context, t Term) (Term, error) {
 	t.Number = 0
 	if len(claims) > 0 {
 		last := claims[len(claims)-1]
-		if now, err := parseTerm(last); err == nil && now.Site.Is(t.Site) {
+		now, err := parseTerm(last)
+		switch {
+		case err == nil && now.Site.Is(t.Site):
 			return now, nil
+		case err == nil && now.Number > c.newestTerm(t.System):
+			return Term{}, &OwnedError{now} // since the catalog was read: somebody was faster
 		}
 		t.Number = last.Number
 	}
@@ -119,6 +123,14 @@ func (c *Catalog) Claim(ctx context.Context, t Term) (Term, error) {
 		}
 	}
 	return t, err
+}
+
+// newestTerm returns the number of the newest term that the catalog knows, 0 without one.
+func (c *Catalog) newestTerm(system string) int {
+	if t := c.Owner(system); t != nil {
+		return t.Number
+	}
+	return 0
 }
 
 // parseTerm reads the term that a claim gives.

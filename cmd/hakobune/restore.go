@@ -45,12 +45,18 @@ containers were being started, goes on there.
 
 // placementFlags say what of a snapshot is restored, and where.
 func placementFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "as", Usage: "restore under another `NAME`: containers, volumes and networks are renamed after it"},
+	return append([]cli.Flag{
 		&cli.StringSliceFlag{Name: "only", Usage: "restore only `WHAT`: " + strings.Join(importer.Parts(), ", ") + ", or the name of a container; may be given several times"},
 		&cli.BoolFlag{Name: "no-start", Usage: "create containers, do not start them"},
 		&cli.BoolFlag{Name: "replace", Usage: "move aside what exists, and remove it when the new system is healthy"},
 		&cli.BoolFlag{Name: "skip-existing", Usage: "use what exists as it is"},
+	}, placeFlags()...)
+}
+
+// placeFlags say where and how a system comes to stand.
+func placeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "as", Usage: "restore under another `NAME`: containers, volumes and networks are renamed after it"},
 		&cli.BoolFlag{Name: "without-binds", Usage: "leave bind-mounted paths of the host as they are"},
 		&cli.BoolFlag{Name: "fit", Usage: "leave out of the containers' configuration what this host cannot honour"},
 		&cli.StringSliceFlag{Name: "port", Usage: "publish a port elsewhere: `OLD:NEW` as in 8080:18080 or 8080:127.0.0.1:18080; 8080:- does not publish it"},

@@ -1,0 +1,274 @@
+// Package failover makes a system run at the site that this host is at, because the site that had it is lost.
+//
+// The steps, in this order: what a killed run left is taken back; the plan is made, and if it clashes nothing is
+// done; the system is claimed for this site (snapshot.Term), which exactly one of several sites gets, so that the
+// backups of all others stop; the newest snapshot is restored and waited for until it is healthy; gates look from
+// outside whether it does its work; hooks bring the traffic; a record of it all goes into the repository.
+//
+// A run may be killed at any moment. Run again it goes on: the claim is ours already, a restore that was killed is
+// taken back or gone on with (importer.Options.StateDir), and one that was complete is not done again, for a
+// file in the state directory tells of it. The time of the first "go" counts.
+package failover
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
+)
+
+// Engine is what a failover needs of an engine: *docker.Engine has it.
+type Engine interface {
+	importer.Engine
+	// Exec runs argv in a running container and returns its exit code.
+	Exec(ctx context.Context, id string, argv []string, out io.Writer) (int, error)
+}
+
+// Options of a failover. Site and StateDir are needed.
+type Options struct {
+	Site     snapshot.Site // that gets the system
+	Host     string        // this one
+	StateDir string        // remembers how far a run came
+	Restore  importer.Options
+	Gates    []Gate
+	// GateTimeout bounds the wait for each gate. Zero means two minutes: the containers are healthy by then.
+	GateTimeout time.Duration
+	Hooks       []Hook
+	// HookOutput gets what the commands of hooks print. Nil: nobody.
+	HookOutput io.Writer
+	// Planned, if not nil, is told the plan before anything is done.
+	Planned func(*importer.Plan)
+}
+
+// RecordKind is the kind of the records that failovers leave in the repository, see chunkstore.Record.
+const RecordKind = "failover"
+
+// Record is what such a record says.
+type Record struct {
+	System   string        `json:"system"`
+	Snapshot string        `json:"snapshot"`
+	Site     snapshot.Site `json:"site"` // that got the system
+	Host     string        `json:"host"`
+	Term     int           `json:"term"`
+	Started  time.Time     `json:"started"` // "go", by the host's clock
+	RPO      time.Duration `json:"rpo"`     // age of the snapshot at "go"
+	RTO      time.Duration `json:"rto"`     // from "go" until it was healthy and all gates were passed
+	Bytes    int64         `json:"bytes"`   // of content written
+}
+
+// Result says what a failover did.
+type Result struct {
+	Record
+	Resumed   bool             `json:"resumed"`             // an earlier run had begun
+	Addresses []string         `json:"addresses,omitempty"` // of the containers
+	Ports     []string         `json:"ports,omitempty"`     // published: "0.0.0.0:8080->80/tcp"
+	Gates     []Passed         `json:"gates,omitempty"`
+	Restore   *importer.Result `json:"restore"`
+}
+
+// state is what the state directory remembers of a failover that is not complete.
+type state struct {
+	Version  int              `json:"version"`
+	System   string           `json:"system"`
+	Snapshot string           `json:"snapshot"`
+	Started  time.Time        `json:"started"`
+	Restored *importer.Result `json:"restored,omitempty"` // set: it is complete
+	Recorded bool             `json:"recorded,omitempty"`
+}
+
+// run is one run of Run.
+type run struct {
+	repo   *chunkstore.Repository
+	cat    *snapshot.Catalog
+	snap   *snapshot.Snapshot
+	engine Engine
+	o      Options
+	state  state
+	res    *Result
+}
+
+// Run does it with a snapshot of the catalog. If another site gets the system the error is a *snapshot.OwnedError, if
+// the plan clashes a *importer.ClashError: nothing was done then. After any other error the command is to be run
+// again. The Result is never nil.
+func Run(ctx context.Context, repo *chunkstore.Repository, cat *snapshot.Catalog, snap *snapshot.Snapshot, e Engine, o Options) (*Result, error) {
+	f := &run{repo: repo, cat: cat, snap: snap, engine: e, o: o, res: &Result{}}
+	if err := f.run(ctx); err != nil {
+		return f.res, fmt.Errorf("failover of %s: %w", snap.System.Name, err)
+	}
+	return f.res, nil
+}
+
+func (f *run) run(ctx context.Context) error {
+	if err := f.begin(ctx); err != nil {
+		return err
+	}
+	if f.state.Restored == nil {
+		if err := f.bringUp(ctx); err != nil {
+			return err
+		}
+	}
+	if err := f.claim(ctx); err != nil { // ours by now; if it was lost meanwhile nothing more is done
+		return err
+	}
+	f.describe()
+	if err := f.pass(ctx); err != nil {
+		return err
+	}
+	if err := f.record(ctx); err != nil {
+		return err
+	}
+	if err := f.runHooks(ctx); err != nil {
+		return err
+	}
+	return os.Remove(f.stateFile())
+}
+
+// begin reads what an earlier run left, and notes the time of "go".
+func (f *run) begin(ctx context.Context) error {
+	text, err := os.ReadFile(f.stateFile())
+	if err == nil {
+		err = json.Unmarshal(text, &f.state)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", f.stateFile(), err)
+	}
+	f.res.Resumed = err == nil
+	if f.state.Restored != nil && !f.stands(ctx) {
+		f.state, f.res.Resumed = state{}, false // somebody has cleared up since
+	}
+	if f.state.Restored == nil {
+		f.state.Snapshot = f.snap.Summary.ID
+	}
+	if f.state.Started.IsZero() {
+		f.state.Started = time.Now()
+	}
+	f.state.Version, f.state.System = 1, f.snap.System.Name
+	return ctx.Err()
+}
+
+// stands reports whether the containers of the restore are still there and run.
+func (f *run) stands(ctx context.Context) bool {
+	return !slices.ContainsFunc(f.state.Restored.Objects, func(o importer.Object) bool {
+		if o.Kind != importer.KindContainer || o.State != "running" {
+			return false
+		}
+		s, err := f.engine.State(ctx, o.ID)
+		return err != nil || s.State != "running"
+	})
+}
+
+// bringUp makes the system run here.
+func (f *run) bringUp(ctx context.Context) error {
+	if err := f.plan(ctx); err != nil {
+		return err
+	}
+	if err := f.save(); err != nil {
+		return err
+	}
+	if err := f.claim(ctx); err != nil {
+		return errors.Join(err, os.Remove(f.stateFile()))
+	}
+	o := f.o.Restore
+	o.StateDir = f.o.StateDir
+	o.Done = func(r *importer.Result) error {
+		f.state.Restored = r
+		return f.save()
+	}
+	r, err := importer.Restore(ctx, f.repo, f.snap, f.engine, o)
+	f.res.Restore = r
+	return err
+}
+
+// plan takes back what a killed run left, and makes the plan, which must not clash: before the system is claimed.
+func (f *run) plan(ctx context.Context) error {
+	name := f.snap.System.Name
+	if f.o.Restore.As != "" {
+		name = f.o.Restore.As
+	}
+	found, err := importer.Recover(ctx, f.engine, f.o.StateDir, name)
+	if err != nil || len(found.Unfinished) > 0 { // then the restore goes on with it, or refuses
+		return err
+	}
+	target, err := importer.Survey(ctx, f.engine, f.snap, f.o.Restore)
+	if err != nil {
+		return err
+	}
+	plan, err := importer.NewPlan(f.snap, target, f.o.Restore)
+	if plan != nil && f.o.Planned != nil {
+		f.o.Planned(plan)
+	}
+	return err
+}
+
+func (f *run) claim(ctx context.Context) error {
+	t, err := f.cat.Claim(ctx, snapshot.Term{
+		System: f.snap.System.Name, Site: f.o.Site, Why: snapshot.WhyFailover, Host: f.o.Host, Snapshot: f.state.Snapshot,
+	})
+	f.res.Term = t.Number
+	return err
+}
+
+// describe fills in what the restore tells.
+func (f *run) describe() {
+	r := f.state.Restored
+	f.res.Restore = r
+	f.res.System, f.res.Snapshot, f.res.Site, f.res.Host = f.snap.System.Name, f.state.Snapshot, f.o.Site, f.o.Host
+	f.res.Started = f.state.Started
+	for _, s := range f.cat.Snapshots {
+		if s.ID == f.state.Snapshot {
+			f.res.RPO = f.state.Started.Sub(s.Time)
+		}
+	}
+	for _, o := range r.Objects {
+		f.res.Addresses = append(f.res.Addresses, o.Addresses...)
+		f.res.Ports = append(f.res.Ports, o.Ports...)
+		if o.Action == importer.Create {
+			f.res.Bytes += o.Bytes
+		}
+	}
+}
+
+func (f *run) record(ctx context.Context) error {
+	f.res.RTO = time.Since(f.state.Started)
+	if f.state.Recorded {
+		return nil
+	}
+	if err := f.repo.AddRecord(ctx, RecordKind, f.res.Record); err != nil {
+		return err
+	}
+	f.state.Recorded = true
+	return f.save()
+}
+
+// stateFile is where this failover is remembered: one for each name of a system on an engine.
+func (f *run) stateFile() string {
+	facts := f.engine.Facts()
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s", facts.Host, facts.RootDir, f.snap.System.Name, f.o.Restore.As))
+	return filepath.Join(f.o.StateDir, "failovers", hex.EncodeToString(sum[:8])+".json")
+}
+
+func (f *run) save() error {
+	text, err := json.Marshal(f.state)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(f.stateFile()), 0o700); err != nil {
+		return err
+	}
+	return importer.WriteFile(f.stateFile(), func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+}

@@ -1,0 +1,276 @@
+package failover_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
+	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/failover"
+)
+
+// begun is a failover that has read the list of snapshots.
+type begun struct {
+	repo *chunkstore.Repository
+	cat  *snapshot.Catalog
+	snap *snapshot.Snapshot
+}
+
+func begin(ctx context.Context, b chunkstore.Backend) (g begun, err error) {
+	if g.repo, err = chunkstore.Open(ctx, b, secret, chunkstore.Options{}); err != nil {
+		return g, err
+	}
+	if g.cat, err = snapshot.ReadCatalog(ctx, g.repo); err != nil {
+		return g, err
+	}
+	g.snap, err = g.cat.Load(ctx, g.cat.Snapshots[0])
+	return g, err
+}
+
+func (g begun) run(ctx context.Context, e failover.Engine, o failover.Options) (*failover.Result, error) {
+	o.Restore.Settle = time.Nanosecond
+	return failover.Run(ctx, g.repo, g.cat, g.snap, e, o)
+}
+
+// to are the options of a site.
+func to(t testing.TB, site string) failover.Options {
+	return failover.Options{Site: snapshot.Site{Name: site}, Host: "host-of-" + site, StateDir: t.TempDir()}
+}
+
+var running = []string{"container shop-web running", "network shop_net", "volume shop_data"}
+
+// records returns those of failovers.
+func records(t testing.TB, b chunkstore.Backend) (all []failover.Record) {
+	t.Helper()
+	list, err := open(t, b).Records(t.Context())
+	ok(t, err)
+	for _, r := range list {
+		ok(t, r.Err)
+		var body failover.Record
+		ok(t, json.Unmarshal(r.Body, &body))
+		if r.Kind == failover.RecordKind {
+			all = append(all, body)
+		}
+	}
+	return all
+}
+
+func gates(t testing.TB, specs ...string) (all []failover.Gate) {
+	t.Helper()
+	for _, s := range specs {
+		g, err := failover.ParseGate(s)
+		ok(t, err)
+		all = append(all, g)
+	}
+	return all
+}
+
+func TestFailover(t *testing.T) {
+	t.Setenv("HAKOBUNE_PASSWORD", "the ferryman")
+	store, e := protected(t), newFake(t)
+	var posted bytes.Buffer
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			io.Copy(&posted, r.Body)
+		} else if asked++; asked < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ok(t, err)
+	defer listener.Close()
+	o := to(t, "cloud")
+	o.Gates = gates(t, "health", "tcp:"+listener.Addr().String(), server.URL, "http:"+server.URL, "exec:shop-web:true")
+	env := filepath.Join(t.TempDir(), "env")
+	o.Hooks = []failover.Hook{{Command: "env >" + env}, {URL: server.URL}}
+	planned := 0
+	o.Planned = func(*importer.Plan) { planned++ }
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	r, err := g.run(t.Context(), e, o)
+	ok(t, err)
+	if diff := cmp.Diff(running, e.state()); diff != "" {
+		t.Errorf("engine (-want +got):\n%s", diff)
+	}
+	if r.Term != 1 || r.RTO <= 0 || r.RPO < time.Hour || len(r.Gates) != 5 || planned != 1 || asked != 4 || r.Resumed {
+		t.Errorf("term %d, RTO %v, RPO %v, gates %v, planned %d, asked %d, resumed %v", r.Term, r.RTO, r.RPO, r.Gates, planned, asked, r.Resumed)
+	}
+	if got := records(t, store); len(got) != 1 || !cmp.Equal(got[0].RTO, r.RTO) || got[0].System != "shop" {
+		t.Errorf("records %+v", got)
+	}
+	text, err := os.ReadFile(env)
+	ok(t, err)
+	for _, want := range []string{
+		"HAKOBUNE_SYSTEM=shop\n", "HAKOBUNE_SITE=cloud\n", "HAKOBUNE_TERM=1\n", "HAKOBUNE_ADDRESSES=10.0.0.7\n", "HAKOBUNE_PORTS=0.0.0.0:8080->80/tcp\n", "PATH=",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("a hook's environment lacks %q", want)
+		}
+	}
+	if strings.Contains(string(text), "ferryman") {
+		t.Error("a hook gets the password")
+	}
+	if !strings.Contains(posted.String(), `"site":{"name":"cloud"}`) {
+		t.Errorf("posted %s", posted.String())
+	}
+	if left, err := filepath.Glob(filepath.Join(o.StateDir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left in the state directory: %v", left)
+	}
+}
+
+// Of two sites that have seen the same and go at once one gets the system; at the other nothing is made.
+func TestAtOnce(t *testing.T) {
+	store := protected(t)
+	engines, errs := []*fake{newFake(t), newFake(t)}, make([]error, 2)
+	var wg sync.WaitGroup
+	for i, site := range []string{"east", "west"} {
+		g, err := begin(t.Context(), store)
+		ok(t, err)
+		o := to(t, site)
+		wg.Go(func() { _, errs[i] = g.run(t.Context(), engines[i], o) })
+	}
+	wg.Wait()
+	won := slices.Index(errs, nil)
+	if won < 0 || errs[1-won] == nil {
+		t.Fatal(errs)
+	}
+	var owned *snapshot.OwnedError
+	if err := errs[1-won]; !errors.As(err, &owned) {
+		t.Errorf("the other: %v", err)
+	}
+	if got := engines[1-won].state(); len(got) > 0 {
+		t.Errorf("at the other there is %v", got)
+	}
+	if diff := cmp.Diff(running, engines[won].state()); diff != "" {
+		t.Errorf("engine (-want +got):\n%s", diff)
+	}
+}
+
+var errKilled = fmt.Errorf("killed: %w", chunkstore.ErrPermanent)
+
+// Killed at any call of the engine or the store, and run again: it ends well, in one term, with nothing else there.
+func TestKilled(t *testing.T) {
+	if _, err := os.Stat("/dev/shm"); err == nil {
+		t.Setenv("TMPDIR", "/dev/shm") // it waits for the disk many times
+	}
+	whole := protected(t)
+	for n := 1; ; n++ {
+		store, e, o := whole.Clone(), newFake(t), to(t, "cloud")
+		o.Gates, o.GateTimeout = gates(t, "exec:shop-web:true"), time.Millisecond
+		hooked := filepath.Join(t.TempDir(), "hooked")
+		o.Hooks = []failover.Hook{{Command: "echo >>" + hooked}}
+		left := filepath.Join(t.TempDir(), "state")
+		calls := 0
+		var mu sync.Mutex
+		die := func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if calls++; calls == n {
+				if err := os.CopyFS(left, os.DirFS(o.StateDir)); err != nil {
+					return err
+				}
+			}
+			if calls < n {
+				return nil
+			}
+			return errKilled
+		}
+		e.fault = die
+		g, err := begin(t.Context(), storetest.Intercept(store, func(_ context.Context, _ storetest.Call, next func() error) error {
+			if err := die(); err != nil {
+				return err
+			}
+			return next()
+		}))
+		if err == nil {
+			_, err = g.run(t.Context(), e, o)
+		}
+		if calls < n {
+			ok(t, err)
+			t.Logf("killed at %d calls in turn", n-1)
+			break
+		}
+		e.fault = nil
+		o.StateDir, o.GateTimeout = left, 0
+		if g, err = begin(t.Context(), store); err == nil {
+			_, err = g.run(t.Context(), e, o)
+		}
+		if err != nil {
+			t.Fatalf("killed at call %d, and run again: %v\n%v", n, err, e.state())
+		}
+		if diff := cmp.Diff(running, e.state()); diff != "" {
+			t.Fatalf("killed at call %d, and run again (-want +got):\n%s", n, diff)
+		}
+		owner, err := snapshot.Owner(t.Context(), open(t, store), "shop")
+		if err != nil || owner == nil || owner.Number != 1 {
+			t.Fatalf("killed at call %d: owner %v, %v", n, owner, err)
+		}
+		if got := len(records(t, store)); got != 1 {
+			t.Errorf("killed at call %d: %d records", n, got)
+		}
+		if _, err := os.Stat(hooked); err != nil {
+			t.Errorf("killed at call %d: %v", n, err)
+		}
+	}
+}
+
+// What is not as it should be: the system stays up, and the next run goes on from there.
+func TestGatesAndHooksFail(t *testing.T) {
+	store, e, o := protected(t), newFake(t), to(t, "cloud")
+	o.Gates, o.GateTimeout = gates(t, "exec:shop-web:false"), time.Millisecond
+	run := func() (*failover.Result, error) {
+		g, err := begin(t.Context(), store)
+		ok(t, err)
+		return g.run(t.Context(), e, o)
+	}
+	_, err := run()
+	var gate *failover.GateError
+	if !errors.As(err, &gate) || !strings.Contains(err.Error(), "gate exec:shop-web:false: not passed") {
+		t.Errorf("gate: %v", err)
+	}
+	o.Gates = nil
+	o.Hooks = []failover.Hook{{Command: "exit 3"}, {URL: "http://127.0.0.1:1/secret"}}
+	r, err := run()
+	var hook *failover.HookError
+	if !errors.As(err, &hook) || hook.Hint() == "" || strings.Contains(err.Error(), "secret") || !r.Resumed {
+		t.Errorf("hooks: %v, resumed %v", err, r.Resumed)
+	}
+	o.Hooks = nil
+	_, err = run()
+	ok(t, err)
+	if diff := cmp.Diff(running, e.state()); diff != "" || len(records(t, store)) != 1 {
+		t.Errorf("engine (-want +got):\n%s\nrecords %v", diff, records(t, store))
+	}
+	var clash *importer.ClashError
+	if _, err := run(); !errors.As(err, &clash) {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+func TestParseGate(t *testing.T) {
+	for _, s := range []string{"", "health:x", "tcp", "tcp:80", "tcp::80", "http:", "http:/x", "http://", "ftp://x", "exec:web", "exec::true", "exec:web:"} {
+		if g, err := failover.ParseGate(s); err == nil {
+			t.Errorf("%q is gate %v", s, g)
+		}
+	}
+}
