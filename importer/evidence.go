@@ -82,7 +82,7 @@ func NewEvidence(now time.Time, system string, list []snapshot.Summary, records 
 	}
 	for _, s := range list {
 		to := of(s.System)
-		to.Snapshots = append(to.Snapshots, SnapshotProof{s.ID, s.Time, s.Complete, s.Host, s.Stats.Bytes})
+		to.Snapshots = append(to.Snapshots, SnapshotProof{s.ID, s.Time, s.Complete && !s.Stray, s.Host, s.Stats.Bytes})
 	}
 	for _, r := range records {
 		if r.Err != nil {

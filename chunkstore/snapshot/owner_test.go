@@ -73,7 +73,7 @@ func TestOwner(t *testing.T) {
 	repo := newRepository(t, mem.New(mem.Options{}))
 	may := func(want string) {
 		t.Helper()
-		var got string
+		var got strings.Builder
 		for _, site := range []snapshot.Site{home, standby} {
 			term, err := snapshot.CheckOwner(t.Context(), repo, "shop", site)
 			var owned *snapshot.OwnedError
@@ -81,12 +81,12 @@ func TestOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err == nil {
-				got += fmt.Sprintf("%s %d ", site.Name, term)
+				fmt.Fprintf(&got, "%s %d ", site.Name, term)
 			} else if !strings.Contains(err.Error(), "belongs to site "+owned.Term.Site.Name) {
 				t.Error(err)
 			}
 		}
-		if strings.TrimSpace(got) != want {
+		if got := strings.TrimSpace(got.String()); got != want {
 			t.Errorf("may back up: %q, want %q", got, want)
 		}
 	}

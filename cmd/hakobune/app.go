@@ -22,7 +22,7 @@ type stdio struct {
 type program struct {
 	stdio
 	env  environment
-	exit int // of a command that did its work but has something to tell: exitIncomplete, exitDamage
+	exit int // of a command that did its work but has something to tell: exitIncomplete, exitDamage, exitMissed
 }
 
 // run runs the command line and returns the exit code.
@@ -75,7 +75,7 @@ The repository and its password are better given once, in the environment
 		Commands: []*cli.Command{
 			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.findCommand(), p.diffCommand(), p.dumpCommand(),
 			p.restoreCommand(), p.exportCommand(), p.checkCommand(), p.forgetCommand(), p.tagCommand(), p.pruneCommand(), p.repairCommand(), p.copyCommand(), p.syncCommand(), p.statsCommand(), p.keyCommand(),
-			p.failoverCommand(), p.handoverCommand(), p.standbyCommand(),
+			p.statusCommand(), p.failoverCommand(), p.handoverCommand(), p.standbyCommand(),
 			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
 			p.planCommand(), p.drillCommand(), p.reportCommand(),
 		},

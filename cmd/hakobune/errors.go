@@ -23,6 +23,7 @@ const (
 	exitDamage       = 4
 	exitNoRepository = 10
 	exitWrongKey     = 12
+	exitMissed       = 20
 	exitDrill        = 21
 	exitOwned        = 22
 	exitInterrupted  = 130

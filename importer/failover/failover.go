@@ -53,7 +53,7 @@ type Options struct {
 }
 
 // RecordKind is the kind of the records that failovers leave in the repository, see chunkstore.Record.
-const RecordKind = "failover"
+const RecordKind = importer.KindFailover
 
 // Record is what such a record says.
 type Record struct {
