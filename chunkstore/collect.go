@@ -24,7 +24,8 @@ type CollectOptions struct {
 	// MaxRepack bounds the bytes of packs that are rewritten. 0: no bound.
 	MaxRepack int64
 	// MaxReencrypt bounds the bytes of packs that are rewritten because they are sealed in an older key epoch than
-	// the newest. 0: none are; negative: no bound. With any, old index objects are sealed anew too.
+	// the newest. 0: none are; negative: no bound. With any, old index objects, outcomes and forget records are sealed
+	// anew too.
 	MaxReencrypt int64
 	// MinAge is how old a pack must be to be touched, by the store's clock. 0: 24 hours, for there are stores
 	// whose lists lag. Negative: any age, for a store whose lists show at once what was put.
@@ -64,6 +65,7 @@ type CollectReport struct {
 	Fenced    []string // sessions that were given up for dead
 	Indexes   [2]int   // objects of the index before and after
 	Records   int      // of snapshots that were forgotten
+	Resealed  int      // outcomes and forget records that were sealed anew, in the newest key epoch
 	Problems  []error  // packs that could not be rewritten: they stay
 }
 
@@ -106,7 +108,7 @@ func (r *Repository) Collect(ctx context.Context, o CollectOptions) (*CollectRep
 	}
 	steps := []func(context.Context) error{c.survey, c.plan}
 	if !o.DryRun {
-		steps = []func(context.Context) error{c.begin, c.survey, c.plan, c.repack, c.mark, c.sweep, c.consolidate, c.tidy}
+		steps = []func(context.Context) error{c.begin, c.survey, c.plan, c.repack, c.mark, c.sweep, c.consolidate, c.tidy, c.reseal}
 	}
 	defer c.end(context.WithoutCancel(ctx))
 	for _, step := range steps {
@@ -204,7 +206,7 @@ func (r *Repository) listSessions(ctx context.Context) (sessions, error) {
 	})
 	if err == nil {
 		err = r.backend.List(ctx, outcomePrefix, func(i Info) error {
-			s.ended[sessionPrefix+strings.TrimPrefix(strings.TrimSuffix(i.Name, abortSuffix), outcomePrefix)] = i.Modified
+			s.ended[sessionPrefix+strings.TrimPrefix(sealedFirst(i.Name), outcomePrefix)] = i.Modified
 			return nil
 		})
 	}

@@ -68,8 +68,21 @@ func (r *Repository) readableForgets(ctx context.Context) error {
 }
 
 // forgotten returns the names of all outcomes that forget records list, and those records that cannot be
-// read: what they list counts as wanted.
-func (r *Repository) forgotten(ctx context.Context) (map[string]bool, map[string]error, error) {
+// read: what they list counts as wanted. One that is gone when it is read was sealed anew: then it lists again.
+func (r *Repository) forgotten(ctx context.Context) (all map[string]bool, bad map[string]error, err error) {
+	for attempt := 1; ; attempt++ {
+		all, bad, err = r.forgottenOnce(ctx)
+		gone := false
+		for _, err := range bad {
+			gone = gone || errors.Is(err, ErrNotExist)
+		}
+		if err != nil || !gone || attempt == loadAttempts {
+			return all, bad, err
+		}
+	}
+}
+
+func (r *Repository) forgottenOnce(ctx context.Context) (map[string]bool, map[string]error, error) {
 	names, err := listNames(ctx, r.backend, forgetPrefix)
 	if err != nil {
 		return nil, nil, err

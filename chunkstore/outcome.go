@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,14 +35,16 @@ type Outcome struct {
 	Packs Stream `json:"packs"`
 
 	// Of the object, not in it:
-	Name      string    `json:"-"`
-	Modified  time.Time `json:"-"` // by the store's clock
+	Name      string    `json:"-"` // that it was created under, also where it was sealed anew under another since
+	Objects   []string  `json:"-"` // that are stored of it, what was sealed last first; one, in general
+	Digest    string    `json:"-"` // SHA-256 of the plaintext that the session sealed, in hex
+	Modified  time.Time `json:"-"` // when it was created, by the store's clock
 	Err       error     `json:"-"` // the object could not be read; only Name, Modified, Writer and Session are set
 	Forgotten bool      `json:"-"` // see Repository.Forget
 }
 
-// Predecessor names a writer's previous outcome by its stored bytes, so that a store that shows an
-// earlier state is noticed.
+// Predecessor names a writer's previous outcome by its plaintext, so that a store that shows an
+// earlier state is noticed, and one that was sealed anew is the same.
 type Predecessor struct {
 	Session SessionID `json:"session"`
 	SHA256  string    `json:"sha256"`
@@ -179,25 +180,20 @@ const abortSuffix = "-abort"
 
 // predecessor finds the writer's newest outcome but that of the name, and the number of the next.
 func (r *Repository) predecessor(ctx context.Context, w crypto.WriterID, name string) (int, *Predecessor, error) {
-	names, err := listNames(ctx, r.backend, outcomePrefix+w.String()+"/")
+	stored, err := r.listOutcomes(ctx, outcomePrefix+w.String()+"/")
 	if err != nil {
 		return 0, nil, err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, abortSuffix) || n == name })
-	if len(names) == 0 {
+	stored = slices.DeleteFunc(stored, func(o sealings) bool { return o.name == name })
+	if len(stored) == 0 {
 		return 1, nil, nil
 	}
 	// Names begin with the host's clock, which may have been set back: the number decides.
-	o := r.readOutcome(ctx, Info{Name: names[len(names)-1]})
+	o := r.readOutcome(ctx, stored[len(stored)-1])
 	if o.Err != nil {
-		return len(names) + 1, nil, nil // a damaged one must not keep a host from backing up; check reports it
+		return len(stored) + 1, nil, nil // a damaged one must not keep a host from backing up; check reports it
 	}
-	object, err := r.cachedGet(ctx, o.Name)
-	if err != nil {
-		return 0, nil, err
-	}
-	sum := sha256.Sum256(object)
-	return o.Sequence + 1, &Predecessor{Session: o.Session, SHA256: hex.EncodeToString(sum[:])}, nil
+	return o.Sequence + 1, &Predecessor{Session: o.Session, SHA256: o.Digest}, nil
 }
 
 // Outcomes returns all snapshots of the repository, oldest first by the store's clock, and of
@@ -212,22 +208,23 @@ func (r *Repository) Outcomes(ctx context.Context) ([]Outcome, error) {
 func (o *Outcome) wanted() bool { return !o.Forgotten && (o.Err != nil || !o.Aborted) }
 
 // allOutcomes is Outcomes with those of aborted sessions and the forgotten ones. A forget record that
-// cannot be read is none: its snapshots stay.
+// cannot be read is none: its snapshots stay. One that is gone when it is read was sealed anew, or has been
+// forgotten and collected: then it lists again.
 func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
-	var infos []Info
-	fenced := map[string]bool{}
-	err := r.backend.List(ctx, outcomePrefix, func(i Info) error {
-		if name, ok := strings.CutSuffix(i.Name, abortSuffix); ok {
-			fenced[name] = true
-		} else {
-			infos = append(infos, i)
+	for attempt := 1; ; attempt++ {
+		all, err := r.outcomesOnce(ctx)
+		gone := slices.ContainsFunc(all, func(o Outcome) bool { return errors.Is(o.Err, ErrNotExist) })
+		if err != nil || !gone || attempt == loadAttempts {
+			return all, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	infos = slices.DeleteFunc(infos, func(i Info) bool { return fenced[i.Name] })
+}
+
+func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, error) {
+	stored, err := r.listOutcomes(ctx, outcomePrefix)
+	if err != nil {
+		return nil, err
+	}
 	forgotten, bad, err := r.forgotten(ctx)
 	if err != nil {
 		return nil, err
@@ -235,37 +232,62 @@ func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
 	for name, err := range bad {
 		r.log.Warn("a forget record cannot be read, so its snapshots stay", "object", name, "error", err)
 	}
-	outcomes := make([]Outcome, len(infos))
+	outcomes := make([]Outcome, len(stored))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
-	for i, info := range infos {
+	for i, o := range stored {
 		g.Go(func() error {
-			outcomes[i] = r.readOutcome(gctx, info)
-			outcomes[i].Forgotten = forgotten[info.Name]
+			outcomes[i] = r.readOutcome(gctx, o)
+			outcomes[i].Forgotten = forgotten[o.name]
 			return gctx.Err()
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	names := make([]string, len(infos))
-	for i, info := range infos {
-		names[i] = info.Name
+	var names []string
+	for _, o := range stored {
+		names = append(names, o.names()...)
 	}
 	r.cache.keep(outcomePrefix, names)
 	slices.SortStableFunc(outcomes, func(a, b Outcome) int { return a.Modified.Compare(b.Modified) })
 	return outcomes, nil
 }
 
-// readOutcome reads one outcome and verifies it; failures go into Err.
-func (r *Repository) readOutcome(ctx context.Context, info Info) Outcome {
-	o, err := r.openOutcome(ctx, info.Name)
+// listOutcomes lists the outcomes under a prefix, in order of their names, but those of sessions that were fenced by
+// an abort object.
+func (r *Repository) listOutcomes(ctx context.Context, prefix string) ([]sealings, error) {
+	all, err := r.listSealings(ctx, prefix)
 	if err != nil {
-		w, id, _, _ := parseSessionName(outcomePrefix, info.Name)
-		o = Outcome{Writer: w, Session: id, Err: fmt.Errorf("snapshot object %s: %w", info.Name, err)}
+		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	o.Name, o.Modified = info.Name, info.Modified
-	return o
+	return slices.DeleteFunc(all, func(o sealings) bool {
+		return slices.Contains(o.names(), o.name+abortSuffix)
+	}), nil
+}
+
+// readOutcome reads one outcome and verifies it; failures go into Err. Of several objects the first that can be
+// read counts.
+func (r *Repository) readOutcome(ctx context.Context, stored sealings) Outcome {
+	var failure error
+	for _, info := range stored.objects {
+		o, err := r.openOutcome(ctx, info.Name)
+		if err == nil {
+			if o.Modified.IsZero() {
+				o.Modified = info.Modified
+			}
+			o.Name, o.Objects = stored.name, stored.names()
+			return o
+		}
+		if failure == nil {
+			failure = fmt.Errorf("snapshot object %s: %w", info.Name, err)
+		}
+	}
+	w, id, _, _ := parseSessionName(outcomePrefix, stored.name)
+	return Outcome{
+		Writer: w, Session: id, Err: failure,
+		Name: stored.name, Objects: stored.names(), Modified: stored.objects[len(stored.objects)-1].Modified,
+	}
 }
 
 func (r *Repository) openOutcome(ctx context.Context, name string) (Outcome, error) {
@@ -285,6 +307,11 @@ func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 	plain, err := r.keys.Open(crypto.TypeOutcome, name, object)
 	if err != nil {
 		return o, err
+	}
+	if isResealed(name) {
+		if plain, o.Modified, err = r.unwrapOutcome(plain); err != nil {
+			return o, err
+		}
 	}
 	if len(plain) < sha256.Size {
 		return o, fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
@@ -306,6 +333,8 @@ func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 	if o.Writer != w || o.Session != id {
 		return o, fmt.Errorf("%w: snapshot of another name", crypto.ErrDamaged)
 	}
+	sum := sha256.Sum256(plain)
+	o.Digest = hex.EncodeToString(sum[:])
 	return o, nil
 }
 

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
@@ -25,11 +28,11 @@ func reencrypt(ctx context.Context, b chunkstore.Backend, limit int64) (*chunkst
 	return r.Collect(ctx, o)
 }
 
-// oldObjects returns the names of packs and index objects that are not sealed in that epoch.
+// oldObjects returns the names of packs, index objects, outcomes and forget records that are not sealed in that epoch.
 func oldObjects(t testing.TB, b chunkstore.Backend, epoch uint32) (old []string) {
 	t.Helper()
 	for _, name := range names(t, b) {
-		if !slices.Contains([]string{"p/", "t/", "i/", "x/"}, name[:2]) {
+		if !slices.Contains([]string{"p/", "t/", "i/", "x/", "n/", "f/"}, name[:2]) {
 			continue
 		}
 		header, err := b.Get(t.Context(), name, 0, 64)
@@ -81,8 +84,151 @@ func TestReencrypt(t *testing.T) {
 	if _, err := backup(t.Context(), early, a); err == nil || !strings.Contains(err.Error(), "the keys were rotated") {
 		t.Errorf("a backup with the old keys: %v", err)
 	}
-	if o := all[0]; o.Err != nil {
-		t.Error(o.Err)
+	// Outcomes are what they were, and from when they were.
+	again, err := reopen(t, store, chunkstore.Options{}).Outcomes(t.Context())
+	if err != nil || len(again) != len(all) {
+		t.Fatalf("%v: %+v", err, again)
+	}
+	for i, o := range again {
+		want := all[i]
+		want.Objects = []string{want.Name + "-e00000002"}
+		if diff := cmp.Diff(want, o); diff != "" {
+			t.Errorf("outcome %d: %s", i, diff)
+		}
+	}
+	// And in a further epoch; the chain of the writer goes on over both.
+	rotate(t, store)
+	if _, err := reencrypt(t.Context(), store, -1); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range oldObjects(t, store, 3) {
+		if !strings.HasPrefix(name, "n/") { // of the collection's own session, which left nothing
+			t.Errorf("%s is sealed in an old epoch", name)
+		}
+	}
+	for _, o := range outcomes(t, reopen(t, store, chunkstore.Options{})) {
+		if !slices.Equal(o.Objects, []string{o.Name + "-e00000003"}) {
+			t.Errorf("%s is sealed in an old epoch: %v", o.Name, o.Objects)
+		}
+	}
+	wantSnapshots(t, store, a, slices.Concat(a, b), b)
+}
+
+// A host's chain of outcomes goes on over a rewriting.
+func TestReencryptChain(t *testing.T) {
+	store, host := mem.New(mem.Options{}), t.TempDir()
+	newRepository(t, store, chunkstore.Options{})
+	night := func(content []byte) {
+		if _, err := backup(t.Context(), reopen(t, store, chunkstore.Options{StateDir: host}), content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	night(words(85, 1000))
+	rotate(t, store)
+	if _, err := reencrypt(t.Context(), store, -1); err != nil {
+		t.Fatal(err)
+	}
+	night(words(86, 1000))
+	wantSnapshots(t, store, words(85, 1000), words(86, 1000))
+	all := outcomes(t, reopen(t, store, chunkstore.Options{}))
+	if all[1].Sequence != 2 || all[1].Previous == nil || all[1].Previous.Session != all[0].Session || all[1].Previous.SHA256 != all[0].Digest {
+		t.Errorf("%+v", all)
+	}
+	forget(t, store, 0)
+	if report := collectNow(t, store); report.Records != 1 || len(namesUnder(t, store, "n/"+all[0].Writer.String())) != 1 {
+		t.Errorf("%+v: %v", report, namesUnder(t, store, "n/"))
+	}
+	wantSnapshots(t, store, words(86, 1000))
+}
+
+// While somebody lists the snapshots their outcomes, and what was forgotten, are sealed anew.
+func TestReencryptBesideReaders(t *testing.T) {
+	base, contents := rotated(t)
+	for n := range 30 {
+		store := base.Clone()
+		calls := 0
+		var err error
+		r := reopen(t, storetest.Intercept(store, func(ctx context.Context, c storetest.Call, next func() error) error {
+			if len(c.Name) < 2 || c.Name[:2] != "n/" && c.Name[:2] != "f/" {
+				return next()
+			}
+			if calls++; calls == n {
+				_, err = reencrypt(t.Context(), store, -1)
+			}
+			return next()
+		}), chunkstore.Options{})
+		all, listErr := r.Outcomes(t.Context())
+		if err != nil || listErr != nil || len(all) != len(contents) || all[0].Err != nil || all[1].Err != nil {
+			t.Fatalf("call %d: %v, %v: %+v", n, err, listErr, all)
+		}
+		if calls < n {
+			return
+		}
+	}
+}
+
+// Where lists may lag the old object stays until every list shows the new one.
+func TestReencryptWhereListsLag(t *testing.T) {
+	base, contents := rotated(t)
+	store := storetest.Unsupported(base)
+	for round, lag := range []time.Duration{time.Hour, time.Hour, 1} {
+		r := reopen(t, store, chunkstore.Options{})
+		chunkstore.SetAges(r, 0, 0, 0, 0)
+		chunkstore.SetLag(r, lag)
+		o := collectOptions(r)
+		o.MaxReencrypt = -1
+		if _, err := r.Collect(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		wantSnapshots(t, store, contents...)
+		for _, o := range outcomes(t, reopen(t, store, chunkstore.Options{})) {
+			if want := []int{2, 2, 1}[round]; len(o.Objects) != want {
+				t.Errorf("collection %d: %v, want %d", round, o.Objects, want)
+			}
+		}
+	}
+}
+
+// Of two objects of one outcome either will do, and a check tells of the bad one.
+func TestResealedDamage(t *testing.T) {
+	base, _ := seeded(t)
+	rotate(t, base)
+	after := base.Clone()
+	if _, err := reencrypt(t.Context(), after, -1); err != nil {
+		t.Fatal(err)
+	}
+	first, fresh := namesUnder(t, base, "n/")[0], ""
+	for _, name := range namesUnder(t, after, "n/") {
+		if strings.HasPrefix(name, first) {
+			fresh = name
+		}
+	}
+	for _, bad := range []string{first, fresh} {
+		store := after.Clone()
+		for _, name := range []string{first, fresh} {
+			from := base
+			if name == fresh {
+				from = after
+			}
+			object := bytesOf(t, from, name)
+			if name == bad {
+				object[len(object)-1] ^= 1
+			}
+			replace(t, store, name, object)
+		}
+		r := reopen(t, store, chunkstore.Options{})
+		if all, err := r.Outcomes(t.Context()); err != nil || len(all) != 1 || all[0].Err != nil {
+			t.Errorf("%v: %+v", err, all)
+		}
+		if faults := check(t, r).Faults; len(faults) != 1 || faults[0].Object != bad {
+			t.Errorf("%s is damaged: %+v", bad, faults)
+		}
+		if _, err := reencrypt(t.Context(), store, -1); err != nil {
+			t.Error(err)
+		}
+		if all := outcomes(t, reopen(t, store, chunkstore.Options{})); len(all) != 1 || all[0].Err != nil {
+			t.Errorf("%s is damaged, collected: %+v", bad, all)
+		}
 	}
 }
 
@@ -127,9 +273,9 @@ func reencrypted(t *testing.T, store *mem.Store, contents [][]byte) {
 func TestReencryptEveryCallFails(t *testing.T) {
 	base, contents := rotated(t)
 	failures := 0
-	for n := 1; ; n++ {
+	for n := 1; ; n += stride() {
 		store := base.Clone()
-		f := &storetest.Faulty{N: n, After: n%2 == 0}
+		f := &storetest.Faulty{N: n, After: n/stride()%2 == 0}
 		_, err := reencrypt(t.Context(), f.Wrap(store), -1)
 		if !f.Fired() {
 			break
@@ -141,7 +287,7 @@ func TestReencryptEveryCallFails(t *testing.T) {
 			t.Fatalf("call %d failed: %v", n, err)
 		}
 	}
-	if failures < 10 {
+	if failures*stride() < 10 {
 		t.Errorf("only %d failed: were the faults seen?", failures)
 	}
 }
@@ -149,9 +295,9 @@ func TestReencryptEveryCallFails(t *testing.T) {
 func TestReencryptCrashes(t *testing.T) {
 	base, contents := rotated(t)
 	n := 0
-	for ; ; n++ {
+	for ; ; n += stride() {
 		store := base.Clone()
-		c := &storetest.Crash{After: n, Apply: n%2 == 1}
+		c := &storetest.Crash{After: n, Apply: n/stride()%2 == 1}
 		_, err := reencrypt(t.Context(), c.Wrap(store), -1)
 		if !c.Crashed() {
 			break

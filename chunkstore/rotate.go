@@ -32,6 +32,7 @@ type RotateReport struct {
 	Resumed bool // a rotation that was interrupted has been ended; no further epoch begins
 	Renewed []RenewedSlot
 	Removed []crypto.SlotInfo // others
+	Locked  []crypto.SlotInfo // old ones and others that are gone only when the store lets them: they open what was stored before
 }
 
 // RenewedSlot is a slot that was, and the id of the one in its place.
@@ -172,8 +173,10 @@ func (r *rotation) opensAll(ctx context.Context) error {
 // plan decides what becomes of each slot.
 func (r *rotation) plan(context.Context) error {
 	epochs := len(r.payload.Masters)
+	served := r.servedSecrets(epochs)
 	for _, s := range r.slots {
-		r.report.Resumed = r.report.Resumed || s.by >= 0 && s.epochs < epochs
+		locked := r.cfg.Lock != nil && served[s.by] // a slot that could not be deleted
+		r.report.Resumed = r.report.Resumed || s.by >= 0 && s.epochs < epochs && !locked
 	}
 	if !r.report.Resumed {
 		epochs++
@@ -185,7 +188,7 @@ func (r *rotation) plan(context.Context) error {
 			return fmt.Errorf("age slot %s: %w", id, ErrNotExist)
 		}
 	}
-	served := r.servedSecrets(epochs)
+	served = r.servedSecrets(epochs)
 	var others []*heldSlot
 	for _, s := range r.slots {
 		switch recipient := r.o.Recipients[s.ID]; {
@@ -393,9 +396,15 @@ func (r *rotation) alone(ctx context.Context) error {
 // remove deletes the old slots.
 func (r *rotation) remove(ctx context.Context) error {
 	for _, s := range r.old {
-		if err := r.b.Delete(ctx, s.name); err != nil {
+		err := r.b.Delete(ctx, s.name)
+		if errors.Is(err, ErrLocked) {
+			r.report.Locked = append(r.report.Locked, s.SlotInfo)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
+	r.report.Removed = slices.DeleteFunc(r.report.Removed, func(s crypto.SlotInfo) bool { return slices.Contains(r.report.Locked, s) })
 	return nil
 }

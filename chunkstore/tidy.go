@@ -243,10 +243,10 @@ func (c *collector) tidyOutcomes(ctx context.Context) error {
 		switch old := c.now.Sub(o.Modified) > c.r.ages.record; {
 		case o.Name == newest[o.Writer]:
 		case o.Forgotten && !slices.Contains(announced, sessionName(sessionPrefix, o.Writer, o.Session)):
-			names = append(names, o.Name)
+			names = append(names, o.Objects...)
 			c.report.Records++
 		case o.Err == nil && o.Aborted && !o.Fenced && old && !keep[o.Name]:
-			names = append(names, o.Name)
+			names = append(names, o.Objects...)
 		}
 	}
 	return c.deleteAll(ctx, names)

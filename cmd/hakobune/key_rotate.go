@@ -33,10 +33,10 @@ others with --drop-others. Without it nothing is changed while there are such.
    hakobune key rotate --rewrite --drop-others            and store anew what is there
 
 --rewrite also stores anew, sealed with the new keys, what is in the store: packs older than 24 hours,
-and the index. It works as hakobune prune does: what a running backup may rely on goes later,
-and what could not be done yet --resume does, without another epoch. Without hurry, prune
---max-reencrypt does the same little by little. Records stay sealed as they were: when each
-snapshot was made, of which system and host, its size, and what was forgotten.
+the index, what lists of snapshots show, and what was forgotten. It works as hakobune prune does: what
+a running backup may rely on goes later, and what could not be done yet --resume does, without another
+epoch. Without hurry, prune --max-reencrypt does the same little by little. Records of drills,
+of tags and of which site a system belongs to stay sealed as they were, and so does all that is locked.
 
 It may be killed at any moment: the same command again ends what the first one began. Backups that
 run go on. A second place made by hakobune sync has the old slots until sync --delete has run.`,
@@ -61,6 +61,7 @@ type rotateLine struct {
 	Resumed bool          `json:"resumed"`
 	Renewed []renewedLine `json:"renewed"`
 	Removed []string      `json:"removed"`
+	Locked  []string      `json:"locked,omitempty"`
 }
 
 type renewedLine struct {
@@ -133,6 +134,9 @@ func (p *program) rotate(c *cli.Context, b chunkstore.Backend, secret crypto.Sec
 	for _, s := range report.Removed {
 		line.Removed = append(line.Removed, s.ID)
 	}
+	for _, s := range report.Locked {
+		line.Locked = append(line.Locked, s.ID)
+	}
 	return p.result(c, line, func() { p.showRotate(line) })
 }
 
@@ -182,6 +186,9 @@ func (p *program) showRotate(l rotateLine) {
 	}
 	for _, id := range l.Removed {
 		fmt.Fprintf(p.out, "removed key slot %s\n", id)
+	}
+	for _, id := range l.Locked {
+		fmt.Fprintf(p.out, "key slot %s is locked in the store and stays for now: it opens only what was stored before\n", id)
 	}
 	if l.DryRun {
 		fmt.Fprintln(p.out, "nothing was changed")

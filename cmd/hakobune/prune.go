@@ -60,6 +60,7 @@ type pruneLine struct {
 	Fenced    []string             `json:"fenced,omitempty"`
 	Indexes   [2]int               `json:"index_objects"`
 	Records   int                  `json:"deleted_records"`
+	Resealed  int                  `json:"resealed_records"`
 	Problems  []string             `json:"problems,omitempty"`
 }
 
@@ -139,7 +140,7 @@ func pruneOf(r *chunkstore.CollectReport, dry bool) pruneLine {
 	line := pruneLine{
 		Type: "summary", DryRun: dry, Snapshots: r.Snapshots, Stored: r.Stored, Unneeded: r.Unneeded, Orphans: r.Orphans,
 		Young: r.Young, Unused: r.Unused, Old: r.Old, Repack: r.Repack, Repacked: r.Repacked, Deleted: r.Deleted, Locked: r.Locked, Rescued: r.Rescued,
-		Fenced: r.Fenced, Indexes: r.Indexes, Records: r.Records,
+		Fenced: r.Fenced, Indexes: r.Indexes, Records: r.Records, Resealed: r.Resealed,
 	}
 	for _, w := range r.Waits {
 		line.Waits = append(line.Waits, waitLine{w.Host, w.Writer.String(), w.Since})
@@ -175,6 +176,9 @@ func (p *program) showPrune(l pruneLine) {
 		return
 	}
 	say("deleted %s, stored %s anew, index objects %d -> %d", packs(l.Deleted), size(l.Repacked), l.Indexes[0], l.Indexes[1])
+	if l.Resealed > 0 {
+		say("sealed %d records of snapshots with the new keys", l.Resealed)
+	}
 	if l.Rescued > 0 {
 		say("%d packs that were to be deleted have come to be needed, and stay", l.Rescued)
 	}

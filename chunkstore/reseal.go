@@ -1,0 +1,242 @@
+package chunkstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// An outcome or forget record that is sealed anew, in a later key epoch, is another object: its name, and this
+// with the epoch as 8 hex digits. So it sorts behind what it replaces, and a list that begins before it is there
+// and comes by after the old one has gone has it all the same.
+const resealedMark = "-e"
+
+func resealedName(name string, epoch uint32) string {
+	return fmt.Sprintf("%s%s%08x", name, resealedMark, epoch)
+}
+
+// isResealed tells whether an object's name is one that resealedName makes.
+func isResealed(name string) bool { return strings.HasPrefix(name, sealedFirst(name)+resealedMark) }
+
+// sealedFirst returns the name that an outcome or forget record was sealed under first.
+func sealedFirst(name string) string {
+	first, _, _ := strings.Cut(name, "-")
+	return first
+}
+
+// sealings are the objects that are stored of one outcome or forget record: what was sealed last comes first.
+type sealings struct {
+	name    string // that it was sealed under first
+	objects []Info
+}
+
+func (s sealings) names() []string {
+	names := make([]string, len(s.objects))
+	for i, info := range s.objects {
+		names[i] = info.Name
+	}
+	return names
+}
+
+// listSealings lists them under a prefix, in order of their names.
+func (r *Repository) listSealings(ctx context.Context, prefix string) ([]sealings, error) {
+	var all []sealings
+	err := r.backend.List(ctx, prefix, func(i Info) error {
+		name := sealedFirst(i.Name)
+		if n := len(all); n == 0 || all[n-1].name != name {
+			all = append(all, sealings{name: name})
+		}
+		last := &all[len(all)-1]
+		last.objects = slices.Insert(last.objects, 0, i)
+		return nil
+	})
+	return all, err
+}
+
+// resealedOutcome is what the plaintext of an outcome that is sealed anew holds, behind a tag under the key of those who may
+// take something out: whoever can put an outcome in another's place could take it out.
+type resealedOutcome struct {
+	Version int       `json:"version"`
+	Stored  time.Time `json:"stored"`  // when the session put it, by the store's clock
+	Outcome []byte    `json:"outcome"` // the plaintext that the session sealed
+}
+
+// unwrapOutcome returns the plaintext that the session sealed, and when that was stored.
+func (r *Repository) unwrapOutcome(plain []byte) ([]byte, time.Time, error) {
+	body, err := r.signed(plain)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var record resealedOutcome
+	err = unmarshalVersioned(body, &record)
+	return record.Outcome, record.Stored, err
+}
+
+// wrapOutcome is its inverse.
+func (r *Repository) wrapOutcome(plain []byte, stored time.Time) ([]byte, error) {
+	body, err := json.Marshal(resealedOutcome{Version: 1, Stored: stored.UTC(), Outcome: plain})
+	if err != nil {
+		return nil, err
+	}
+	tag := r.keys.CollectionMAC(body)
+	return append(tag[:], body...), nil
+}
+
+// reseal seals snapshots' outcomes and forget records of old key epochs anew. The new object is there, and was read back,
+// before the old one is deleted. What is damaged stays: check tells. Outcomes of aborted sessions hold nothing
+// and stay too. Of a locked repository everything stays: it could not be deleted.
+func (c *collector) reseal(ctx context.Context) error {
+	if c.o.MaxReencrypt == 0 || c.r.keys.Epoch() == 1 || c.r.locker != nil {
+		return nil
+	}
+	announced, err := listNames(ctx, c.r.backend, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	outcomes, err := c.r.listOutcomes(ctx, outcomePrefix)
+	if err != nil {
+		return err
+	}
+	outcomes = slices.DeleteFunc(outcomes, func(o sealings) bool { // the session may yet look for what it has put
+		return slices.Contains(announced, sessionPrefix+strings.TrimPrefix(o.name, outcomePrefix))
+	})
+	forgets, err := c.r.listSealings(ctx, forgetPrefix)
+	if err != nil {
+		return err
+	}
+	var count atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	each := func(list []sealings, t crypto.Type, plain func(context.Context, sealings) ([]byte, error)) {
+		for _, s := range list {
+			g.Go(func() error {
+				done, err := c.resealOne(gctx, s, t, plain)
+				if done {
+					count.Add(1)
+				}
+				return err
+			})
+		}
+	}
+	each(outcomes, crypto.TypeOutcome, c.outcomeText)
+	each(forgets, crypto.TypeForget, c.forgetText)
+	err = g.Wait()
+	c.report.Resealed = int(count.Load())
+	if err != nil {
+		return fmt.Errorf("seal records anew: %w", err)
+	}
+	return nil
+}
+
+// errStays says that an object is left as it is.
+var errStays = errors.New("it stays")
+
+// outcomeText returns the plaintext of an outcome for its next object.
+func (c *collector) outcomeText(ctx context.Context, s sealings) ([]byte, error) {
+	o := c.r.readOutcome(ctx, s)
+	if o.Aborted || errors.Is(o.Err, crypto.ErrDamaged) {
+		return nil, errStays
+	}
+	if o.Err != nil {
+		return nil, o.Err
+	}
+	object, err := c.r.cachedGet(ctx, s.objects[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := c.r.keys.Open(crypto.TypeOutcome, s.objects[0].Name, object)
+	if err == nil && isResealed(s.objects[0].Name) {
+		plain, _, err = c.r.unwrapOutcome(plain)
+	}
+	if err != nil {
+		return nil, errStays // damaged, but an older object is not
+	}
+	return c.r.wrapOutcome(plain, o.Modified)
+}
+
+// forgetText returns the plaintext of a forget record.
+func (c *collector) forgetText(ctx context.Context, s sealings) ([]byte, error) {
+	object, err := c.r.cachedGet(ctx, s.objects[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := c.r.keys.Open(crypto.TypeForget, s.objects[0].Name, object)
+	if err == nil {
+		_, err = c.r.signed(plain)
+	}
+	if err != nil {
+		return nil, errStays
+	}
+	return plain, nil
+}
+
+// resealOne puts the object of the newest epoch, unless it is there, and deletes the others when every list shows
+// it. It reports whether it has put one.
+func (c *collector) resealOne(ctx context.Context, s sealings, t crypto.Type, text func(context.Context, sealings) ([]byte, error)) (bool, error) {
+	newest, err := c.r.cachedGet(ctx, s.objects[0].Name)
+	if errors.Is(err, ErrNotExist) {
+		return false, nil // another collection was faster
+	}
+	if err != nil {
+		return false, err
+	}
+	if !c.isOld(newest) {
+		return false, c.dropOlder(ctx, s, t, newest)
+	}
+	plain, err := text(ctx, s)
+	if errors.Is(err, errStays) || errors.Is(err, ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	name := resealedName(s.name, c.r.keys.Epoch())
+	object, err := c.r.keys.Seal(t, name, plain)
+	if err == nil {
+		err = c.r.backend.Put(ctx, name, object)
+	}
+	if err == nil {
+		err = c.readBack(ctx, t, name, plain)
+	}
+	if err != nil || c.lag() > 0 {
+		return err == nil, err
+	}
+	return true, c.deleteAll(ctx, s.names())
+}
+
+// readBack verifies an object that has been put; another collection may have put the same.
+func (c *collector) readBack(ctx context.Context, t crypto.Type, name string, plain []byte) error {
+	object, err := c.r.backend.Get(ctx, name, 0, -1)
+	if err == nil {
+		object, err = c.r.keys.Open(t, name, object)
+	}
+	if err == nil && !bytes.Equal(object, plain) {
+		err = fmt.Errorf("%w: something else is there", crypto.ErrDamaged)
+	}
+	if err != nil {
+		return fmt.Errorf("object %s: %w", name, err)
+	}
+	return nil
+}
+
+// dropOlder deletes the objects beside one of the newest epoch, if that opens.
+func (c *collector) dropOlder(ctx context.Context, s sealings, t crypto.Type, newest []byte) error {
+	info := s.objects[0]
+	if len(s.objects) == 1 || c.now.Sub(info.Modified) < c.lag() {
+		return nil
+	}
+	if _, err := c.r.keys.Open(t, info.Name, newest); err != nil {
+		return nil // damaged: what is there beside it stays
+	}
+	return c.deleteAll(ctx, s.names()[1:])
+}
