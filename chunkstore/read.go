@@ -49,6 +49,12 @@ func (r *Repository) Chunk(ctx context.Context, id ID) ([]byte, error) {
 	return found[id], err
 }
 
+// IsChunk reports whether plain is the content of the data chunk of that id.
+func (r *Repository) IsChunk(id ID, plain []byte) bool {
+	own, err := chunkID(r.keys, Data, plain)
+	return err == nil && own == id
+}
+
 // Whole returns the reference to a whole chunk.
 func (r *Repository) Whole(ctx context.Context, id ID) (Ref, error) {
 	if err := r.needIndex(ctx); err != nil {

@@ -27,7 +27,7 @@ func twoNights(t *testing.T) (repo *chunkstore.Repository, first, second *snapsh
 	large := strings.Repeat("the same every night\n", 20_000)
 	tree := func(fill func(string)) *snapshot.Archive { return b.tree(false, fill) }
 	night := func(dir string) {
-		files(t, map[string]string{"large": large, "log": strings.Repeat("line\n", 200), "old/file": "old", "data/one": "1", "owned": "x"})(dir)
+		files(t, map[string]string{"large": large, "big": strings.ToUpper(large), "log": strings.Repeat("line\n", 200), "old/file": "old", "data/one": "1", "owned": "x"})(dir)
 		ok(t, os.Link(filepath.Join(dir, "large"), filepath.Join(dir, "linked")))
 		ok(t, os.Symlink("log", filepath.Join(dir, "link")))
 	}
@@ -121,6 +121,14 @@ func TestStage(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("restored from the stage (-want +got):\n%s", diff)
 	}
+	var st unix.Stat_t
+	if ok(t, unix.Stat(filepath.Join(f.root, "shop_data", "owned"), &st)); st.Uid != 7 || st.Gid != 8 {
+		t.Errorf("owner %d:%d", st.Uid, st.Gid)
+	}
+	ok(t, unix.Stat(filepath.Join(f.root, "shop_data", "linked"), &st))
+	if st.Nlink != 2 {
+		t.Errorf("%d names", st.Nlink)
+	}
 	if content := second.System.Volumes[0].Content.Bytes + second.System.Volumes[1].Content.Bytes; res.Fetched != 0 || res.Staged < content {
 		t.Errorf("%d bytes fetched, %d staged, the volumes hold %d", res.Fetched, res.Staged, content)
 	}
@@ -170,6 +178,45 @@ func TestStageChanged(t *testing.T) {
 			ok(t, change(stageDir(t, f, "shop_data")))
 			if _, got := restored(t, repo, first, f, dir); got != want {
 				t.Errorf("restored (-want +got):\n%s", cmp.Diff(want, got))
+			}
+		})
+	}
+}
+
+// What a killed sync left, or somebody changed, is held against the chunks' ids: only what is not right is fetched.
+func TestStageResumes(t *testing.T) {
+	repo, first, second := twoNights(t)
+	_, want := restored(t, repo, second, newFake(t), "")
+	for what, tt := range map[string]struct {
+		change func(dir string) error
+		most   int64
+	}{
+		"nothing": {func(string) error { return nil }, 425_000}, // a file of two names is not trusted
+		"a byte": {func(dir string) error {
+			f, err := os.OpenFile(filepath.Join(dir, "big"), os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.WriteAt([]byte("x"), 1000)
+			}
+			return errors.Join(err, f.Close())
+		}, 845_000},
+		"a link instead": {func(dir string) error {
+			return errors.Join(os.Rename(filepath.Join(dir, "big"), filepath.Join(dir, "moved")), os.Symlink("moved", filepath.Join(dir, "big")))
+		}, 845_000},
+		"a linked directory": {func(dir string) error {
+			return errors.Join(os.Rename(filepath.Join(dir, "data"), filepath.Join(dir, "moved")), os.Symlink("moved", filepath.Join(dir, "data")))
+		}, 425_000},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f, dir := newFake(t), t.TempDir()
+			stage(t, repo, first, f, dir)
+			ok(t, tt.change(stageDir(t, f, "shop_data")))
+			ok(t, os.RemoveAll(filepath.Join(dir, "standby")))
+			r := stage(t, repo, second, f, dir)
+			if r.Fetched > tt.most {
+				t.Errorf("%d bytes fetched", r.Fetched)
+			}
+			if _, got := restored(t, repo, second, f, dir); got != want {
+				t.Errorf("(-want +got):\n%s", cmp.Diff(want, got))
 			}
 		})
 	}

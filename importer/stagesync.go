@@ -71,9 +71,9 @@ type stager struct {
 // fetched. A Restore whose Options.Stage is the same directory then takes all that over. Volumes whose driver keeps
 // their content elsewhere, and bind mounts, are not staged.
 //
-// A run that is killed or fails leaves what it has completed, and the next one goes on from there; the volumes that
-// it was at are filled anew. So is a volume that somebody has written to. One that a container has mounted is not
-// touched, and is an error.
+// A run that is killed or fails leaves what it has completed, and the next one goes on from there: of the volumes
+// that it was at, or that somebody has written to, only files whose every chunk is the right one are not fetched
+// again. A volume that a container has mounted is not touched, and is an error.
 func SyncStage(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o StageOptions) (*StageResult, error) {
 	start := time.Now()
 	s := &stager{
@@ -341,12 +341,18 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 	noted := ExtractOptions{Existing: ExistingRemoved, Note: func(path, what string) {
 		now.Notes = append(now.Notes, snapshot.Problem{Where: "volume " + j.Name + ": " + path, What: what})
 	}}
-	var tree *archive.TreeReader
-	if j.Action == StageUpdate {
-		tree = archive.OpenUpdate(ctx, s.repo, j.have.Tree, now.Tree)
-	} else if err := emptyDir(dir); err != nil {
+	left, err := openLeftover(s.repo, dir)
+	if err != nil {
 		return err
-	} else {
+	}
+	defer left.close()
+	var tree *archive.TreeReader
+	switch {
+	case j.Action == StageUpdate:
+		tree = archive.OpenUpdate(ctx, s.repo, j.have.Tree, now.Tree)
+	case j.there:
+		tree = archive.OpenMissing(ctx, s.repo, now.Tree, left.has)
+	default:
 		tree = archive.OpenTree(ctx, s.repo, now.Tree)
 	}
 	_, err = Extract(ctx, meteredTree{tree, counted{m.reader(tree, "volume "+j.Name), &s.fetched}}, dir, noted)

@@ -130,9 +130,9 @@ func (r *restorer) stagedChange(ctx context.Context, j changesJob) (bool, error)
 }
 
 // spendStage removes the volumes whose content a restore that went well has taken. What it has not taken stays, and
-// so do images: they are the restored system's now.
+// so do images: they are the restored system's now, and no later sync removes them.
 func (r *restorer) spendStage(ctx context.Context) {
-	if r.stage == nil || len(r.taken) == 0 {
+	if r.stage == nil {
 		return
 	}
 	r.stage.Complete, r.stage.Refs, r.stage.Changes = false, nil, nil

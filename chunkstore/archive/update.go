@@ -49,3 +49,21 @@ func update(older, newer iter.Seq2[Entry, error]) iter.Seq2[Entry, error] {
 func (e *Entry) samePieces(o *Entry) bool {
 	return e.Type == File && o.Type == File && e.Size == o.Size && bytes.Equal(e.Inline, o.Inline) && slices.EqualFunc(e.Extents, o.Extents, Extent.equal)
 }
+
+// OpenMissing begins to read a tree of which some content is at hand: all entries, and the content of those files
+// only for which has is false. The others are Kept. has is asked twice about each file, from two goroutines, and
+// must not change its mind.
+func OpenMissing(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream, has func(*Entry) bool) *TreeReader {
+	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+		return func(yield func(Entry, error) bool) {
+			for e, err := range Records(ctx, repo, st) {
+				if err == nil && e.Type == File && has(&e) {
+					e.Kept, e.Inline, e.Extents = true, nil, nil
+				}
+				if !yield(e, err) {
+					return
+				}
+			}
+		}
+	})
+}

@@ -28,9 +28,10 @@ system's. Nothing is started. The next time only what differs is fetched. A rest
 then moves the content into the system's volumes and fetches only what the stage does not have; with the
 newest snapshot staged, that is next to nothing.
 
-What is staged counts only while nobody has changed it: a volume that somebody wrote to is filled anew, and
-one that a container has mounted is an error. A sync that was killed goes on where it was. Bind mounts, and
-volumes that a driver keeps elsewhere, are not staged. "restore --as" leaves the stage alone.
+What is staged counts only while nobody has changed it. The next sync looks what of a volume that somebody
+wrote to, or that a killed sync was at, is still right, and fetches the rest; one that a container has mounted
+is an error. Bind mounts, and volumes that a driver keeps elsewhere, are not staged. "restore --as" leaves the
+stage alone.
 
    hakobune standby sync                     every system of the repository
    hakobune standby sync -n shop             only show what would be fetched
