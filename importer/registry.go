@@ -104,10 +104,11 @@ func (r *registry) manifest(w http.ResponseWriter, req *http.Request, name strin
 		return
 	}
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-	r.bytes(w, req, o.manifestDigest, o.manifest)
+	serveBytes(w, req, o.manifestDigest, o.manifest)
 }
 
-func (r *registry) bytes(w http.ResponseWriter, req *http.Request, d digest.Digest, data []byte) {
+// serveBytes serves what is at hand.
+func serveBytes(w http.ResponseWriter, req *http.Request, d digest.Digest, data []byte) {
 	w.Header().Set("Docker-Content-Digest", d.String())
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	if req.Method == http.MethodGet {
@@ -118,27 +119,35 @@ func (r *registry) bytes(w http.ResponseWriter, req *http.Request, d digest.Dige
 func (r *registry) blob(w http.ResponseWriter, req *http.Request, name string) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	for _, o := range r.images {
-		switch name {
-		case o.configDigest.String():
-			r.bytes(w, req, o.configDigest, o.config)
+		if serveBlob(w, req, o, r.open, name) {
 			return
-		case o.manifestDigest.String():
-			r.bytes(w, req, o.manifestDigest, o.manifest)
-			return
-		}
-		for _, l := range o.image.Layers {
-			if l.DiffID == name {
-				r.layer(w, req, name, l.Size)
-				return
-			}
 		}
 	}
 	registryError(w, http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
-// layer serves a layer or one range of it. A range is cut out of the whole: the start is read and
+// serveBlob serves a blob of an image, and reports whether it has it.
+func serveBlob(w http.ResponseWriter, req *http.Request, o *ociImage, open openLayer, name string) bool {
+	switch name {
+	case o.configDigest.String():
+		serveBytes(w, req, o.configDigest, o.config)
+		return true
+	case o.manifestDigest.String():
+		serveBytes(w, req, o.manifestDigest, o.manifest)
+		return true
+	}
+	for _, l := range o.image.Layers {
+		if l.DiffID == name {
+			serveLayer(w, req, open, name, l.Size)
+			return true
+		}
+	}
+	return false
+}
+
+// serveLayer serves a layer or one range of it. A range is cut out of the whole: the start is read and
 // thrown away, which happens only when an engine resumes after a broken connection.
-func (r *registry) layer(w http.ResponseWriter, req *http.Request, diffID string, size int64) {
+func serveLayer(w http.ResponseWriter, req *http.Request, open openLayer, diffID string, size int64) {
 	from, to, err := byteRange(req.Header.Get("Range"), size)
 	if err != nil {
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
@@ -158,14 +167,14 @@ func (r *registry) layer(w http.ResponseWriter, req *http.Request, diffID string
 		w.WriteHeader(status)
 		return
 	}
-	if err := r.copyLayer(req.Context(), w, status, diffID, from, to); err != nil {
+	if err := copyLayer(req.Context(), w, open, status, diffID, from, to); err != nil {
 		// The length is promised: a connection that ends early is how the engine learns.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-func (r *registry) copyLayer(ctx context.Context, w http.ResponseWriter, status int, diffID string, from, to int64) error {
-	blob, _, err := r.open(ctx, diffID)
+func copyLayer(ctx context.Context, w http.ResponseWriter, open openLayer, status int, diffID string, from, to int64) error {
+	blob, _, err := open(ctx, diffID)
 	if err != nil {
 		return err
 	}

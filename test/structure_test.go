@@ -68,6 +68,7 @@ var house = map[string][]string{
 	"internal/testserver": {},
 	"cmd/hakobune": {
 		module,
+		"golang.org/x/crypto/bcrypt",
 		"github.com/dustin/go-humanize", "github.com/go-analyze/charts/chartdraw", "github.com/urfave/cli/v2", "github.com/vbauerster/mpb/v8",
 		"golang.org/x/sync", "golang.org/x/sys/unix", "golang.org/x/term",
 	},

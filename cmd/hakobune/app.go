@@ -77,7 +77,7 @@ The repository and its password are better given once, in the environment
 			p.restoreCommand(), p.exportCommand(), p.checkCommand(), p.forgetCommand(), p.tagCommand(), p.pruneCommand(), p.repairCommand(), p.copyCommand(), p.syncCommand(), p.statsCommand(), p.keyCommand(),
 			p.statusCommand(), p.failoverCommand(), p.handoverCommand(), p.standbyCommand(),
 			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
-			p.planCommand(), p.drillCommand(), p.reportCommand(),
+			p.planCommand(), p.drillCommand(), p.reportCommand(), p.registryCommand(),
 		},
 	}
 	for _, c := range app.Commands {
