@@ -49,6 +49,9 @@ type Options struct {
 	// the engine, or Recover, takes back what a killed one left; or goes on with it, if containers ran already.
 	// What Replace moves aside is in no journal. Empty: none is kept.
 	StateDir string
+	// Starting, if not nil, is called right before a container is started, with the TCP ports of the host that it
+	// is to publish.
+	Starting func(container string, ports []int)
 	// Done, if not nil, is called when the restore is complete and its journal still there.
 	Done func(*Result) error
 	// Stage is the state directory in which SyncStage wrote down what it has staged on this host. Content of volumes

@@ -107,6 +107,7 @@ type containerJob struct {
 	place     snapshot.Placement
 	changes   string // reference of the image with its changes; empty: it runs its image as it is
 	start     bool
+	ports     []int // of the host, that it publishes by TCP
 }
 
 // planner holds what the parts of NewPlan share.

@@ -63,11 +63,16 @@ func (p *planner) planPorts() {
 			all = append(all, hostPort{ip: u.HostIP, proto: u.Proto, port: u.HostPort, container: u.Container})
 		}
 	}
-	for _, j := range p.containers {
+	for i, j := range p.containers {
 		if !j.start || j.action == Skip {
 			continue
 		}
 		mine := p.published(j)
+		for _, h := range mine {
+			if h.proto == "tcp" {
+				p.containers[i].ports = append(p.containers[i].ports, h.port)
+			}
+		}
 		for _, h := range mine {
 			if i := slices.IndexFunc(all, h.meets); i >= 0 {
 				p.clash(KindPort, h.String(), hintPort, "of container %s is in use by container %s", h.container, all[i].container)

@@ -85,6 +85,7 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 		return err
 	}
 	if resumed != nil {
+		defer resumed.close() // where it is not gone on with; else the journal closes it
 		r.target = resumed.without(r.target)
 	}
 	if r.plan, err = NewPlan(r.snap, r.target, r.opts); r.plan != nil {
@@ -105,6 +106,7 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 	}
 	err = errors.Join(err, r.filler.close(ctx, r.engine))
 	if err == nil && r.opts.Done != nil {
+		r.res.Fetched, r.res.Staged = r.fetched.Load(), r.staged.Load()
 		err = r.opts.Done(r.res)
 	}
 	defer r.journal.remove()

@@ -44,6 +44,9 @@ func (r *restorer) startContainers(ctx context.Context) error {
 			return err
 		}
 		r.event("containers", "start "+j.place.Name)
+		if r.opts.Starting != nil {
+			r.opts.Starting(j.place.Name, j.ports)
+		}
 		if err := r.startContainer(ctx, i); err != nil {
 			return err
 		}

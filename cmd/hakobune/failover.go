@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ traffic; and says what is left for a person to do. Of two sites that do it at on
 the other ends with exit code 22. How long it took and how old the snapshot was is put on record in the
 repository.
 
+--sorry-page PORT answers people who come to that port of this host meanwhile with status 503 and a page, until
+the container that publishes it is started. What standby sync holds ready here is used.
+
 If it is killed, at any step, the same command again goes on. Nothing that exists is touched.
 
 Gates, which may be given several times, are passed one after the other:
@@ -39,6 +43,7 @@ result as JSON by POST.
 
    hakobune failover -n shop                        only show what would be done
    hakobune failover --gate http://127.0.0.1:8080/health --hook /etc/hakobune/dns.sh shop
+   hakobune failover --sorry-page 80 --sorry-file /etc/hakobune/back-soon.html shop
    hakobune failover --site cloud --port 80:8080 shop@2026-11-20T02:00`,
 		Flags: append([]cli.Flag{
 			siteFlag(),
@@ -46,6 +51,8 @@ result as JSON by POST.
 			&cli.DurationFlag{Name: "gate-timeout", Usage: "how long each gate may take", Value: 2 * time.Minute},
 			&cli.StringSliceFlag{Name: "hook", Usage: "then run `COMMAND` by the shell of this host"},
 			&cli.StringSliceFlag{Name: "webhook", Usage: "then post the result to `URL`"},
+			&cli.IntSliceFlag{Name: "sorry-page", Usage: "until the system answers at the host's port `PORT`, answer there by HTTP with status 503; may be given several times"},
+			&cli.StringFlag{Name: "sorry-file", Usage: "with --sorry-page, show the HTML in `FILE`"},
 			&cli.DurationFlag{Name: "health-timeout", Usage: "how long each container may take to become healthy", Value: 5 * time.Minute},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
 		}, placeFlags()...),
@@ -110,6 +117,10 @@ func (p *program) failoverOptions(c *cli.Context) (failover.Options, error) {
 	if o.Restore, err = restoreOptions(c); err != nil {
 		return o, err
 	}
+	o.Restore.Stage = o.StateDir
+	if o.SorryPage, err = sorryPage(c); err != nil {
+		return o, err
+	}
 	for _, s := range c.StringSlice("gate") {
 		g, err := failover.ParseGate(s)
 		if err != nil {
@@ -127,6 +138,24 @@ func (p *program) failoverOptions(c *cli.Context) (failover.Options, error) {
 		o.Hooks = append(o.Hooks, failover.Hook{URL: s})
 	}
 	return o, nil
+}
+
+// sorryPage reads what is shown while the system is on its way.
+func sorryPage(c *cli.Context) (failover.SorryPage, error) {
+	page := failover.SorryPage{Ports: c.IntSlice("sorry-page")}
+	if err := page.ValidPorts(); err != nil {
+		return page, usage("--sorry-page: %v", err)
+	}
+	file := c.String("sorry-file")
+	switch {
+	case file == "":
+		return page, nil
+	case len(page.Ports) == 0:
+		return page, usage("--sorry-file without --sorry-page: at which port?")
+	}
+	var err error
+	page.Body, err = os.ReadFile(file)
+	return page, err
 }
 
 // tellOwner says whose the system is before it changes.
@@ -170,6 +199,9 @@ func (p *program) failedOver(c *cli.Context, r *failover.Result) error {
 			fmt.Fprintf(p.out, "  %-10s %s passed\n", "gate", g.Gate)
 		}
 		p.problems("note", r.Restore.Notes)
+		for _, n := range r.Notes {
+			fmt.Fprintf(p.out, "  %-10s %s\n", "note", n)
+		}
 		fmt.Fprintf(p.out, "%s runs here since %s after go; its snapshot %s was %s old\n", r.System, span(r.RTO), r.Snapshot[:8], span(r.RPO))
 		fmt.Fprintf(p.out, `
 what is left to do:

@@ -48,6 +48,8 @@ type Options struct {
 	Hooks       []Hook
 	// HookOutput gets what the commands of hooks print. Nil: nobody.
 	HookOutput io.Writer
+	// SorryPage answers at ports of this host until the system does.
+	SorryPage SorryPage
 	// Planned, if not nil, is told the plan before anything is done.
 	Planned func(*importer.Plan)
 }
@@ -66,6 +68,8 @@ type Record struct {
 	RPO      time.Duration `json:"rpo"`     // age of the snapshot at "go"
 	RTO      time.Duration `json:"rto"`     // from "go" until it was healthy and all gates were passed
 	Bytes    int64         `json:"bytes"`   // of content written
+	Fetched  int64         `json:"fetched"` // of content read from the repository
+	Staged   int64         `json:"staged"`  // of content that was held ready here
 }
 
 // Result says what a failover did.
@@ -75,6 +79,7 @@ type Result struct {
 	Addresses []string         `json:"addresses,omitempty"` // of the containers
 	Ports     []string         `json:"ports,omitempty"`     // published: "0.0.0.0:8080->80/tcp"
 	Gates     []Passed         `json:"gates,omitempty"`
+	Notes     []string         `json:"notes,omitempty"`
 	Restore   *importer.Result `json:"restore"`
 }
 
@@ -96,6 +101,7 @@ type run struct {
 	engine Engine
 	o      Options
 	state  state
+	sorry  *sorry
 	res    *Result
 }
 
@@ -115,6 +121,10 @@ func (f *run) run(ctx context.Context) error {
 		return err
 	}
 	if f.state.Restored == nil {
+		f.sorry = f.o.SorryPage.open(ctx, func(port int, err error) {
+			f.res.Notes = append(f.res.Notes, fmt.Sprintf("no page at port %d: %v", port, err))
+		})
+		defer f.sorry.close()
 		if err := f.bringUp(ctx); err != nil {
 			return err
 		}
@@ -182,6 +192,7 @@ func (f *run) bringUp(ctx context.Context) error {
 	}
 	o := f.o.Restore
 	o.StateDir = f.o.StateDir
+	o.Starting = func(_ string, ports []int) { f.sorry.close(slices.Concat(ports, []int{0})...) } // 0: never all of them
 	o.Done = func(r *importer.Result) error {
 		f.state.Restored = r
 		return f.save()
@@ -224,6 +235,7 @@ func (f *run) claim(ctx context.Context) error {
 func (f *run) describe() {
 	r := f.state.Restored
 	f.res.Restore = r
+	f.res.Fetched, f.res.Staged = r.Fetched, r.Staged
 	f.res.System, f.res.Snapshot, f.res.Site, f.res.Host = f.snap.System.Name, f.state.Snapshot, f.o.Site, f.o.Host
 	f.res.Started = f.state.Started
 	for _, s := range f.cat.Snapshots {

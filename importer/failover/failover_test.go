@@ -274,3 +274,55 @@ func TestParseGate(t *testing.T) {
 		}
 	}
 }
+
+// People who come to a port of the system are told to come again, until the container that has it is started: then the
+// port is free for it.
+func TestSorryPage(t *testing.T) {
+	probe, err := net.Listen("tcp", ":0")
+	ok(t, err)
+	port := probe.Addr().(*net.TCPAddr).Port
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	ok(t, probe.Close())
+	store, e, o := protectedAt(t, port), newFake(t), to(t, "cloud")
+	o.SorryPage = failover.SorryPage{Ports: []int{port}, Body: []byte("<p>soon</p>")}
+	asked := 0
+	o.Planned = func(*importer.Plan) {
+		asked++
+		answer, err := http.Get("http://" + address)
+		ok(t, err)
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || string(body) != "<p>soon</p>" {
+			t.Errorf("%s, %v: %s, %v", answer.Status, answer.Header, body, err)
+		}
+	}
+	var container net.Listener
+	e.started = func() (err error) {
+		container, err = net.Listen("tcp", address)
+		return err
+	}
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	r, err := g.run(t.Context(), e, o)
+	ok(t, err)
+	ok(t, container.Close())
+	if asked != 1 || len(r.Notes) > 0 {
+		t.Errorf("asked %d times, notes %q", asked, r.Notes)
+	}
+}
+
+// A port that is taken stops nothing.
+func TestSorryPageTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", ":0")
+	ok(t, err)
+	defer taken.Close()
+	store, e, o := protected(t), newFake(t), to(t, "cloud")
+	o.SorryPage.Ports = []int{taken.Addr().(*net.TCPAddr).Port}
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	r, err := g.run(t.Context(), e, o)
+	ok(t, err)
+	if len(r.Notes) != 1 {
+		t.Errorf("notes %q", r.Notes)
+	}
+}

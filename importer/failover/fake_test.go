@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ type fake struct {
 	networks   map[string]string
 	next       int
 	execs      []string
+	started    func() error // called when a container is started; nil: nothing else happens
 	fault      func() error // called before each call takes effect; nil: none
 }
 
@@ -206,6 +208,9 @@ func (f *fake) RemoveContainer(_ context.Context, id string) error {
 func (f *fake) Start(_ context.Context, id string) error {
 	err := f.call()
 	defer f.mu.Unlock()
+	if err == nil && f.started != nil {
+		err = f.started()
+	}
 	if err == nil {
 		f.containers[id].State = "running"
 	}
@@ -239,6 +244,12 @@ var secret = crypto.KeyFile(crypto.NewKeyFile())
 // protected returns a store with a snapshot of a small system, two hours old.
 func protected(t testing.TB) *mem.Store {
 	t.Helper()
+	return protectedAt(t, 8080)
+}
+
+// protectedAt is protected with the port of the host at which the system is reached.
+func protectedAt(t testing.TB, port int) *mem.Store {
+	t.Helper()
 	store := mem.New(mem.Options{})
 	_, err := chunkstore.Init(t.Context(), store, secret, crypto.SlotInfo{Label: "test"}, crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}, chunkstore.ChunkerParams{})
 	ok(t, err)
@@ -249,6 +260,7 @@ func protected(t testing.TB) *mem.Store {
 			Name: "shop", Images: []snapshot.Image{img},
 			Containers: []snapshot.Container{{
 				ID: "id-web", Name: "shop-web", Image: "app:1", ImageKey: img.Config, State: "running", Inspect: []byte(`{}`), Networks: []string{"shop_net"},
+				Ports:  []snapshot.Port{{Container: "80/tcp", HostPort: strconv.Itoa(port)}},
 				Mounts: []snapshot.Mount{{Type: "volume", Name: "shop_data", Destination: "/data"}},
 			}},
 			Volumes:  []snapshot.Volume{{Name: "shop_data", Driver: "local"}},
