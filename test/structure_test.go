@@ -55,6 +55,10 @@ var house = map[string][]string{
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/importer$"},
+	"importer/mount": {
+		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
+		"github.com/hanwen/go-fuse/v2", "golang.org/x/sync", "golang.org/x/sys/unix",
+	},
 	"internal/docker": {
 		module + "/chunkstore/snapshot",
 		"github.com/containerd/errdefs", "github.com/moby/moby/api", "github.com/moby/moby/client", "github.com/moby/sys/mountinfo",

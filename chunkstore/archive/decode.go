@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
@@ -22,6 +23,8 @@ type Decoder struct {
 	body  []byte // of the last record, reused
 	begun bool
 	count uint64 // of records read
+	at    int64  // where the last record lies in the stream
+	next  int64  // and the one after that
 	order order
 	err   error
 }
@@ -67,7 +70,7 @@ func (d *Decoder) record() error {
 		if err := d.begin(); err != nil {
 			return err
 		}
-		d.begun = true
+		d.begun, d.next = true, int64(len(treeMagic))
 	}
 	size, err := d.uvarint()
 	if err != nil {
@@ -80,6 +83,8 @@ func (d *Decoder) record() error {
 		return d.bad("record of %d bytes", size)
 	}
 	d.count++
+	d.at = d.next
+	d.next += int64((bits.Len64(size)+6)/7) + int64(size) // the number takes 7 bits a byte
 	return d.read(int(size))
 }
 

@@ -35,8 +35,18 @@ func TestScript(t *testing.T) {
 			e.Setenv("DOCKER_HOST", "unix://"+e.WorkDir+"/no-engine.sock")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night, "seed": seed},
+		Condition: func(what string) (bool, error) { return what == "fuse" && hasFUSE(), nil },
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night, "seed": seed},
 	})
+}
+
+// hasFUSE tells whether file systems can be mounted, or must be.
+func hasFUSE() bool {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil && os.Geteuid() == 0 || os.Getenv("HAKOBUNE_TEST_REQUIRE") == "1" || os.Getenv("CI") == "true"
 }
 
 // Scripts for which an engine is there. Names on it begin with $SYSTEM, another for each script, which is removed afterwards.
