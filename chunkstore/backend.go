@@ -29,6 +29,7 @@ type Info struct {
 	Name     string    // full name, as given to Put
 	Size     int64     // stored bytes
 	Modified time.Time // by the store's clock, never this host's, where the store has one
+	Archived bool      // as List says: it may have to be thawed before it can be read, see Thawer
 }
 
 // Backend keeps immutable named objects. For what a name may be see CheckName; no object's name is

@@ -45,6 +45,7 @@ type CheckReport struct {
 	Bytes     int64 // stored bytes of all packs
 	ReadPacks int   // packs of which every byte was read
 	ReadBytes int64
+	Archived  int // packs that were selected but not read, because they would have to be thawed first
 	Locks     int // objects of which the lock was looked at
 	Unindexed int // packs that no index names: of a session that runs, or that was killed
 }
@@ -426,6 +427,10 @@ func (c *checker) data(ctx context.Context) error {
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			if errors.Is(err, ErrArchived) {
+				c.report.Archived++
+				return nil
+			}
 			if err != nil {
 				c.bad[name] = err
 			}

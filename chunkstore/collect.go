@@ -144,6 +144,7 @@ type storedPack struct {
 	PackRef
 	size     int64
 	modified time.Time
+	archived bool
 }
 
 // begin shows that a collection runs, and learns the store's time by that.
@@ -299,7 +300,7 @@ func (r *Repository) listPacks(ctx context.Context) (map[PackID]storedPack, erro
 			if err != nil {
 				return nil // nothing of ours: check tells
 			}
-			all[ref.ID] = storedPack{ref, i.Size, i.Modified}
+			all[ref.ID] = storedPack{ref, i.Size, i.Modified, i.Archived}
 			return nil
 		})
 		if err != nil {

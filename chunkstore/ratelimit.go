@@ -13,7 +13,7 @@ import (
 // full speed, so over a time of many objects the rate holds, but each one is a burst. Backends on a
 // network do better by themselves (s3.Config): Limit is for those that cannot.
 //
-// The result is a Creator if b is one, and a Locker as far as b is.
+// The result is a Creator if b is one, and a Locker and a Thawer as far as b is.
 func Limit(b Backend, upload, download int64) Backend {
 	l := limited{b, limiter(upload), limiter(download)}
 	if c, ok := b.(Creator); ok {
@@ -93,6 +93,11 @@ func (l limited) Retain(ctx context.Context, name string, span time.Duration) er
 // Retained implements Locker.
 func (l limited) Retained(ctx context.Context, name string) (time.Duration, error) {
 	return lockerOf(l.Backend).Retained(ctx, name)
+}
+
+// Thaw implements Thawer.
+func (l limited) Thaw(ctx context.Context, name string, o ThawOptions) (bool, error) {
+	return thaw(ctx, l.Backend, name, o)
 }
 
 // Attack implements Locker.

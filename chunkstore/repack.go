@@ -26,6 +26,7 @@ func (c *collector) plan(ctx context.Context) error {
 		case u.live == 0:
 			c.report.Unneeded.add(u.stored)
 			c.dead = append(c.dead, u.PackRef)
+		case c.stored[id].archived: // to read it would take hours and cost something
 		case !u.unsure:
 			c.report.Unused += u.bytes - u.liveBytes
 			partial = append(partial, u)

@@ -34,7 +34,7 @@ type RetryOptions struct {
 // had got through, and it returns nil. So callers that compete for a name must write different
 // bytes.
 //
-// The result is a Creator if b is one, and a Locker as far as b is.
+// The result is a Creator if b is one, and a Locker and a Thawer as far as b is.
 func Retry(b Backend, o RetryOptions) Backend {
 	if o.Initial == 0 {
 		o.Initial = 500 * time.Millisecond
@@ -99,7 +99,7 @@ func final(ctx context.Context, err error) bool {
 		return true
 	}
 	for _, is := range []error{
-		ErrNotExist, ErrExist, ErrUnsupported, ErrNoStore, ErrAccess, ErrPermanent, ErrLocked,
+		ErrNotExist, ErrExist, ErrUnsupported, ErrNoStore, ErrAccess, ErrPermanent, ErrLocked, ErrArchived,
 		context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, is) {
@@ -177,6 +177,15 @@ func (r retrying) Retained(ctx context.Context, name string) (left time.Duration
 		return err
 	})
 	return left, err
+}
+
+// Thaw implements Thawer.
+func (r retrying) Thaw(ctx context.Context, name string, o ThawOptions) (ready bool, err error) {
+	err = r.do(ctx, "thaw", name, func() error {
+		ready, err = thaw(ctx, r.Backend, name, o)
+		return err
+	})
+	return ready, err
 }
 
 // Attack implements Locker. It is made once.

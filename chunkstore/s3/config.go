@@ -33,6 +33,9 @@ type Config struct {
 	Lookup Lookup // default: LookupAuto
 	CAFile string // PEM certificates to trust beside the system's
 
+	// DataClass is the class of storage that packs of data are put into, in the store's words: STANDARD_IA,
+	// GLACIER_IR, DEEP_ARCHIVE. Everything else stays where every command can read it at once. Empty: the store's default.
+	DataClass string
 	NewLocked bool // CreateBucket makes a bucket in which objects can be locked
 
 	// Timeout is how long a connection may stand still before the attempt is given up, and how long
@@ -126,6 +129,9 @@ func (c Config) check() error {
 	}
 	if (c.AccessKey == "") != (c.SecretKey == "") {
 		return errors.New("of access key and secret key only one is set")
+	}
+	if !checkClass(c.DataClass) {
+		return fmt.Errorf("storage class %q: want capital letters, as GLACIER_IR", c.DataClass)
 	}
 	if !slices.Contains([]Lookup{"", LookupAuto, LookupPath, LookupDNS}, c.Lookup) {
 		return fmt.Errorf("bucket lookup %q: want auto, path or dns", string(c.Lookup))

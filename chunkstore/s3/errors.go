@@ -83,6 +83,8 @@ func (s *Store) answered(op, name string, r minio.ErrorResponse) error {
 		return s.noBucket(op, name)
 	case minio.NoSuchKey:
 		e.err = chunkstore.ErrNotExist
+	case "InvalidObjectState":
+		e.err = chunkstore.ErrArchived
 	case minio.PreconditionFailed:
 		e.err = chunkstore.ErrExist
 	case minio.NotImplemented, minio.APINotSupported:

@@ -127,6 +127,9 @@ func (s *Store) put(ctx context.Context, name string, data []byte, opts minio.Pu
 		return "", fmt.Errorf("put %s: %w", name, err)
 	}
 	md5 := s.lockNew(name, data, &opts)
+	if chunkstore.MayBeCold(name) {
+		opts.StorageClass = s.config.DataClass
+	}
 	sum := sha256.Sum256(data)
 	opts.DisableContentSha256 = true // which means: the body is not signed in pieces, but by its hash below
 	opts.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum[:])}
@@ -340,7 +343,7 @@ func (s *Store) list(ctx context.Context, prefix string, last *string, objects i
 			return &Error{Op: "list", Name: prefix, err: chunkstore.Permanent(err)}
 		}
 		*last = name
-		if err := fn(chunkstore.Info{Name: name, Size: o.Size, Modified: o.LastModified}); err != nil {
+		if err := fn(chunkstore.Info{Name: name, Size: o.Size, Modified: o.LastModified, Archived: isArchive(o.StorageClass)}); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {

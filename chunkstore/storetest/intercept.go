@@ -30,7 +30,7 @@ type Call struct {
 func (c Call) Write() bool { return c.Op == Put || c.Op == PutIfAbsent || c.Op == Delete }
 
 // Intercept returns b with around in the way of every call: next makes the call, and the caller
-// sees what around returns. The result is a Creator if b is one, and a Locker as far as b is. around is called concurrently.
+// sees what around returns. The result is a Creator if b is one, and a Locker and a Thawer as far as b is. around is called concurrently.
 func Intercept(b chunkstore.Backend, around func(ctx context.Context, c Call, next func() error) error) chunkstore.Backend {
 	i := intercepted{b, around}
 	if c, ok := b.(chunkstore.Creator); ok {
@@ -114,6 +114,15 @@ func (i intercepted) Retained(ctx context.Context, name string) (time.Duration, 
 		return 0, chunkstore.ErrUnsupported
 	}
 	return locker.Retained(ctx, name)
+}
+
+// Thaw implements chunkstore.Thawer.
+func (i intercepted) Thaw(ctx context.Context, name string, o chunkstore.ThawOptions) (bool, error) {
+	thawer, ok := i.Backend.(chunkstore.Thawer)
+	if !ok {
+		return false, chunkstore.ErrUnsupported
+	}
+	return thawer.Thaw(ctx, name, o)
 }
 
 // Attack implements chunkstore.Locker.

@@ -56,6 +56,7 @@ type checkLine struct {
 	ReadPacks int    `json:"read_packs"`
 	ReadBytes int64  `json:"read_bytes"`
 	Locks     int    `json:"locks,omitempty"`
+	Archived  int    `json:"archived_packs,omitempty"`
 }
 
 func (p *program) check(c *cli.Context) error {
@@ -97,7 +98,7 @@ func (p *program) check(c *cli.Context) error {
 	}
 	line := checkLine{
 		"summary", len(report.Faults), report.Snapshots, report.Packs, report.Unindexed, report.Chunks, report.Bytes,
-		report.ReadPacks, report.ReadBytes, report.Locks,
+		report.ReadPacks, report.ReadBytes, report.Locks, report.Archived,
 	}
 	return p.result(c, line, func() { p.showCheck(line) })
 }
@@ -138,6 +139,9 @@ func (p *program) showCheck(l checkLine) {
 	fmt.Fprintf(p.out, "%d snapshots, %d packs with %s, %d chunks", l.Snapshots, l.Packs, size(l.Bytes), l.Chunks)
 	if l.ReadPacks > 0 {
 		fmt.Fprintf(p.out, "; read %d packs, %s", l.ReadPacks, size(l.ReadBytes))
+	}
+	if l.Archived > 0 {
+		fmt.Fprintf(p.out, "; %d packs are archived and were NOT read (hakobune thaw)", l.Archived)
 	}
 	if l.Locks > 0 {
 		fmt.Fprintf(p.out, "; looked at %d locks", l.Locks)

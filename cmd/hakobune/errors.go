@@ -127,6 +127,8 @@ func hintFor(err error, interrupted bool) string {
 		return "hakobune check says what is damaged and which snapshots it touches; hakobune repair saves what is left"
 	case errors.Is(err, chunkstore.ErrNoStore):
 		return "the bucket or directory is missing; for a new repository: hakobune init --create-bucket"
+	case errors.Is(err, chunkstore.ErrArchived):
+		return "hakobune thaw SNAPSHOT brings back what is archived, and waits for it; then run the command again"
 	case errors.Is(err, chunkstore.ErrLocked):
 		return "it can be deleted once its lock has ended; until then it opens and holds what it did"
 	case errors.Is(err, chunkstore.ErrAccess):

@@ -152,6 +152,9 @@ func (p *program) openS3(c *cli.Context, name, profile string, create bool, up, 
 		cfg.CAFile = f
 	}
 	cfg.Lookup = s3.Lookup(given(c, "s3-lookup").String("s3-lookup"))
+	if cfg.DataClass, err = p.flag(c, "data-class", "DATA_CLASS"); err != nil {
+		return nil, err
+	}
 	cfg.UploadRate, cfg.DownloadRate = up, down
 	cfg.NewLocked = c.String("object-lock") != ""
 	b, err := s3.Open(c.Context, cfg)

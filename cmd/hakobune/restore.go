@@ -82,6 +82,11 @@ func (p *program) restore(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if !c.Bool("dry-run") {
+		if _, err := p.thawSnapshot(c, repo, snap.Summary, chunkstore.ThawOptions{}); err != nil {
+			return err
+		}
+	}
 	if dir := c.String("into-dir"); dir != "" {
 		return p.restoreFiles(c, repo, snap, dir)
 	}
