@@ -1,10 +1,13 @@
 package chunkstore_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
 	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
+	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // reencrypt collects as if everything were old, also sessions that a crash left, and rewrites packs of older
@@ -309,4 +313,75 @@ func TestReencryptCrashes(t *testing.T) {
 	if n < 10 {
 		t.Errorf("only %d writes", n)
 	}
+}
+
+// Backups, rotations and rewriting at once: whoever has opened the repository with keys that are too old by then is told,
+// and every snapshot that was reported is there, whole.
+func TestReencryptConcurrently(t *testing.T) {
+	store := mem.New(mem.Options{})
+	newRepository(t, store, chunkstore.Options{})
+	var mu sync.Mutex
+	wanted := map[chunkstore.SessionID][]byte{}
+	var wg, hosts sync.WaitGroup
+	done := make(chan struct{})
+	for host := range 3 {
+		hosts.Go(func() {
+			for n := range 12/stride() + 2 {
+				content := noise(uint64(100+(host+n)%5), 40_000)
+				s, err := backup(t.Context(), reopen(t, store, chunkstore.Options{}), content)
+				if errors.Is(err, crypto.ErrRotated) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				wanted[s.ID()] = content
+				mu.Unlock()
+			}
+		})
+	}
+	rewritten := 0
+	for worker := range 2 {
+		state := t.TempDir()
+		wg.Go(func() {
+			for ended := false; !ended; {
+				select {
+				case <-done:
+					ended = true // once more, in peace
+				default:
+				}
+				if worker == 0 {
+					rotate(t, store)
+					continue
+				}
+				r := reopen(t, store, chunkstore.Options{StateDir: state})
+				chunkstore.SetAges(r, 0, 0, time.Hour, 0)
+				o := collectOptions(r)
+				o.MaxReencrypt = -1
+				report, err := r.Collect(t.Context(), o)
+				if err != nil && !errors.Is(err, crypto.ErrRotated) {
+					t.Error(err)
+					return
+				}
+				rewritten += report.Repack.Packs + report.Resealed
+			}
+		})
+	}
+	hosts.Wait()
+	close(done)
+	wg.Wait()
+	r := reopen(t, store, chunkstore.Options{})
+	all, err := r.Outcomes(t.Context())
+	if err != nil || len(all) != len(wanted) || len(wanted) == 0 {
+		t.Fatalf("%d snapshots, want %d: %v", len(all), len(wanted), err)
+	}
+	for _, o := range all {
+		if !bytes.Equal(restore(t, r, o), wanted[o.Session]) {
+			t.Errorf("snapshot %v differs", o.Session)
+		}
+	}
+	wantClean(t, r)
+	t.Logf("%d snapshots, %d packs and records rewritten", len(all), rewritten)
 }

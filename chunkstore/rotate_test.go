@@ -395,3 +395,23 @@ func TestRotateWhileASlotIsAdded(t *testing.T) {
 	}
 	wantSnapshots(t, store, before)
 }
+
+// Whoever opens the repository while its keys are rotated finds a slot, whichever call comes in between.
+func TestOpenWhileRotated(t *testing.T) {
+	base, _ := seeded(t)
+	for n := 1; ; n++ {
+		store, calls := base.Clone(), 0
+		b := storetest.Intercept(store, func(_ context.Context, _ storetest.Call, next func() error) error {
+			if calls++; calls == n {
+				rotate(t, store)
+			}
+			return next()
+		})
+		if err := opens(t, b, password); err != nil {
+			t.Errorf("rotated before call %d: %v", n, err)
+		}
+		if calls < n {
+			return
+		}
+	}
+}

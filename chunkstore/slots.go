@@ -39,8 +39,16 @@ type slot struct {
 }
 
 // readSlots reads all key slots, newest first: while a rotation is under way a secret has two slots, and the
-// newer one opens everything.
-func readSlots(ctx context.Context, b Backend) ([]*slot, error) {
+// newer one opens everything. Where one is gone that was listed, another has come in its place: it lists again.
+func readSlots(ctx context.Context, b Backend) (slots []*slot, err error) {
+	err = relist(func() error {
+		slots, err = readSlotsOnce(ctx, b)
+		return err
+	})
+	return slots, err
+}
+
+func readSlotsOnce(ctx context.Context, b Backend) ([]*slot, error) {
 	names, err := listNames(ctx, b, slotPrefix)
 	if err != nil {
 		return nil, err
@@ -49,9 +57,6 @@ func readSlots(ctx context.Context, b Backend) ([]*slot, error) {
 	for _, name := range names {
 		s := &slot{name: name}
 		s.object, err = b.Get(ctx, name, 0, -1)
-		if errors.Is(err, ErrNotExist) {
-			continue // taken away since it was listed
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -78,12 +83,28 @@ func (s *slot) open(secret crypto.Secret) (crypto.Payload, error) {
 }
 
 // unlock opens the newest slot that secret fits. A damaged slot does not keep the others from being
-// tried; it is reported if none fits.
+// tried; it is reported if none fits. Where the slots have changed meanwhile it looks at them again.
 func unlock(ctx context.Context, b Backend, secret crypto.Secret) (crypto.Payload, error) {
-	slots, err := readSlots(ctx, b)
-	if err != nil {
-		return crypto.Payload{}, err
+	for attempt := 1; ; attempt++ {
+		slots, err := readSlots(ctx, b)
+		if err != nil {
+			return crypto.Payload{}, err
+		}
+		payload, err := unlockOne(slots, secret)
+		if err == nil || attempt == loadAttempts {
+			return payload, err
+		}
+		names, listErr := listNames(ctx, b, slotPrefix)
+		if listErr != nil {
+			return payload, errors.Join(err, listErr)
+		}
+		if len(names) == len(slots) && !slices.ContainsFunc(slots, func(s *slot) bool { return !slices.Contains(names, s.name) }) {
+			return payload, err
+		}
 	}
+}
+
+func unlockOne(slots []*slot, secret crypto.Secret) (crypto.Payload, error) {
 	if len(slots) == 0 {
 		return crypto.Payload{}, fmt.Errorf("%w: the repository has no key slot", crypto.ErrDamaged)
 	}
