@@ -49,10 +49,13 @@ func hasFUSE() bool {
 	return err == nil && os.Geteuid() == 0 || os.Getenv("HAKOBUNE_TEST_REQUIRE") == "1" || os.Getenv("CI") == "true"
 }
 
-// Scripts for which an engine is there. Names on it begin with $SYSTEM, another for each script, which is removed afterwards.
+// Scripts for which an engine is there, and one of another kind at $STANDBY. Names on them begin with $SYSTEM, another for
+// each script, which is removed afterwards.
 func TestEngineScript(t *testing.T) {
-	h := dockertest.Engines(t)[0]
+	engines := dockertest.Engines(t)
+	h, standby := engines[0], engines[min(1, len(engines)-1)]
 	system, image := dockertest.Prefix(t, h), dockertest.Busybox(t, h)
+	dockertest.RemoveLater(t, standby, system, len(engines) == 1)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/engine",
 		RequireExplicitExec: true,
@@ -60,7 +63,7 @@ func TestEngineScript(t *testing.T) {
 			for k, v := range map[string]string{
 				"HAKOBUNE_PASSWORD": "ship in a bottle", "HAKOBUNE_REPOSITORY": e.WorkDir + "/repo",
 				"XDG_STATE_HOME": e.WorkDir + "/state", "XDG_CACHE_HOME": e.WorkDir + "/cache",
-				"DOCKER_HOST": h.Host, "SYSTEM": system + "-" + strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"), "IMAGE": image,
+				"DOCKER_HOST": h.Host, "STANDBY": standby.Host, "SYSTEM": system + "-" + strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"), "IMAGE": image,
 			} {
 				e.Setenv(k, v)
 			}
