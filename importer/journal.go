@@ -123,6 +123,10 @@ func findKilled(stateDir, engine, system string) (all []*killed, err error) {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return all, fmt.Errorf("journal of a restore: %w", err)
+		case k.Version == 0 && !busy: // killed before it had made anything
+			if err := k.remove(); err != nil {
+				return all, fmt.Errorf("journal of a restore: %w", err)
+			}
 		case k.Engine != engine || system != "" && k.System != system || busy && system == "":
 			k.close()
 		case busy:
@@ -302,6 +306,16 @@ func Recover(ctx context.Context, e Engine, stateDir, system string) (Recovered,
 		return found, fmt.Errorf("recover from a killed restore: %w", err)
 	}
 	return found, nil
+}
+
+// Killed lists the systems of which restores that were killed left something on the engine.
+func Killed(f snapshot.Facts, stateDir string) (systems []string, err error) {
+	all, err := findKilled(stateDir, engineKey(f), "")
+	for _, k := range all {
+		systems = append(systems, k.System)
+		k.close()
+	}
+	return systems, err
 }
 
 // takeBack undoes one killed restore, the last thing first.

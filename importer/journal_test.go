@@ -191,3 +191,16 @@ func TestRestoreAtOnce(t *testing.T) {
 	_, err := importer.Restore(t.Context(), repo, snap, f, o)
 	ok(t, err)
 }
+
+// A journal of which not even the beginning was written is of a restore that had made nothing.
+func TestKilledAtOnce(t *testing.T) {
+	f, dir := newFake(t), t.TempDir()
+	torn := filepath.Join(dir, "restores", "x.restore")
+	ok(t, os.Mkdir(filepath.Dir(torn), 0o700))
+	ok(t, os.WriteFile(torn, []byte(`{"version":1,"eng`), 0o600))
+	systems, err := importer.Killed(f.Facts(), dir)
+	ok(t, err)
+	if _, err := os.Stat(torn); len(systems) > 0 || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("systems %q, journal %v", systems, err)
+	}
+}

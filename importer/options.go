@@ -25,6 +25,7 @@ type Options struct {
 
 	NoStart      bool // containers are created, not started
 	Replace      bool // what exists is moved aside until the new system is healthy, then removed
+	KeepReplaced bool // with Replace: what was moved aside stays, and Result.Left names it
 	SkipExisting bool // what exists is used as it is
 	WithoutBinds bool // bind-mounted host paths are used as they are
 	Fit          bool // leave out of a container's configuration what the host cannot honour

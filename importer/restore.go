@@ -179,7 +179,7 @@ func (r *restorer) sendAndFill(ctx context.Context) error {
 // started, so that nothing proves that the new does its work.
 func (r *restorer) settle(ctx context.Context) {
 	r.spendStage(ctx)
-	if r.opts.NoStart {
+	if r.opts.NoStart || r.opts.KeepReplaced {
 		r.res.Left = r.aside.list()
 		return
 	}

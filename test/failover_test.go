@@ -105,10 +105,16 @@ func TestFailover(t *testing.T) {
 	second.docker(t, "exec", name+"-db", "sh", "-c", "echo order 2 >>/data/orders")
 	standby.backup(t, second, "--site", "cloud", name)
 
-	// Home again.
-	standby.ok(t, "handover", "--site", "cloud", "--to", first.docker(t, "info", "-f", "{{.Name}}"), name)
+	// Home again. What home had is moved aside and kept.
 	second.docker(t, "stop", name+"-db", name+"-web")
-	home.ok(t, "restore", "--host", first.Host.Host, "--replace", name)
+	back := home.ok(t, "failback", "--host", first.Host.Host, name)
+	if !strings.Contains(back.out, name+"-data.hakobune-old-") || !strings.Contains(back.out, name+"-web.hakobune-old-") {
+		t.Errorf("it does not name what it keeps:\n%s", back.out)
+	}
+	old := strings.Fields(first.docker(t, "volume", "ls", "-q", "--filter", "name="+name+"-data.hakobune-old-"))
+	if len(old) != 1 {
+		t.Errorf("volumes of before: %q", old)
+	}
 	if got := first.docker(t, "exec", name+"-web", "cat", "/data/orders"); got != "order 1\norder 2" {
 		t.Errorf("at home again: %q", got)
 	}

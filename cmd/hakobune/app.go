@@ -75,7 +75,7 @@ The repository and its password are better given once, in the environment
 		Commands: []*cli.Command{
 			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.findCommand(), p.diffCommand(), p.dumpCommand(),
 			p.restoreCommand(), p.exportCommand(), p.checkCommand(), p.forgetCommand(), p.tagCommand(), p.mountCommand(), p.pruneCommand(), p.repairCommand(), p.copyCommand(), p.syncCommand(), p.statsCommand(), p.keyCommand(),
-			p.statusCommand(), p.failoverCommand(), p.handoverCommand(), p.standbyCommand(),
+			p.statusCommand(), p.failoverCommand(), p.failbackCommand(), p.handoverCommand(), p.standbyCommand(),
 			p.thawCommand(),
 			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
 			p.planCommand(), p.drillCommand(), p.reportCommand(), p.registryCommand(),

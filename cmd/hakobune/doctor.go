@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,8 +26,9 @@ of reading containers' changes will be used, whether the store creates objects c
 its clock is from this host's, how much space is left. It changes nothing but a probe object in the
 store, which it removes. It exits with 1 if something must be mended.
 
-With --clean it also removes what drills of this host left that were killed.`,
-		Flags:  []cli.Flag{&cli.BoolFlag{Name: "clean", Usage: "remove what killed drills left"}},
+With --clean it also removes what drills and restores of this host left that were killed; but nothing of a
+restore of which containers run already, for somebody may use them.`,
+		Flags:  []cli.Flag{&cli.BoolFlag{Name: "clean", Usage: "remove what killed drills and restores left"}},
 		Action: p.doctor,
 	}
 }
@@ -96,6 +98,7 @@ func (e *examination) engine(ctx context.Context) {
 	}
 	e.changes(ctx, engine)
 	e.drills(ctx, engine)
+	e.restores(ctx, engine)
 }
 
 // drills tells of what killed drills left, and removes it with --clean.
@@ -119,6 +122,33 @@ func (e *examination) drills(ctx context.Context, engine *docker.Engine) {
 	default:
 		e.tell("warning", "drills", "%d killed drills have left something; hakobune doctor --clean removes it, and so does the next drill", len(ids))
 	}
+}
+
+// restores tells of what killed restores left, and removes it with --clean.
+func (e *examination) restores(ctx context.Context, engine *docker.Engine) {
+	if !e.c.Bool("clean") {
+		systems, err := importer.Killed(engine.Facts(), e.p.stateDir())
+		switch {
+		case err != nil:
+			e.tell("failed", "restores", "%v", err)
+		case len(systems) == 0:
+			e.tell("ok", "restores", "no killed restore has left anything")
+		default:
+			e.tell("warning", "restores", "killed restores of %s have left something; the same command again takes it from there, hakobune doctor --clean removes it", strings.Join(systems, ", "))
+		}
+		return
+	}
+	found, err := importer.Recover(ctx, engine, e.p.stateDir(), "")
+	if err != nil {
+		e.tell("failed", "restores", "%v", err)
+	}
+	for _, what := range found.Left {
+		e.tell("warning", "restores", "still there: %s", what)
+	}
+	for _, u := range found.Unfinished {
+		e.tell("warning", "restores", "%v; %s", u, u.Hint())
+	}
+	e.tell("ok", "restores", "%d things that killed restores had left are removed", len(found.Removed))
 }
 
 // changes tells how the read-write layers of the containers that there are will be read.

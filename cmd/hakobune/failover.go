@@ -60,7 +60,10 @@ result as JSON by POST.
 	}
 }
 
-func (p *program) failover(c *cli.Context) error {
+func (p *program) failover(c *cli.Context) error { return p.move(c, snapshot.WhyFailover) }
+
+// move is a failover, or a failback.
+func (p *program) move(c *cli.Context, why string) error {
 	selector, err := one(c, "a system")
 	if err != nil {
 		return err
@@ -78,7 +81,7 @@ func (p *program) failover(c *cli.Context) error {
 		return err
 	}
 	if sel.Part != "" {
-		return usage("failover takes a whole snapshot, not a part (%q) of one", sel.Part)
+		return usage("%s takes a whole snapshot, not a part (%q) of one", why, sel.Part)
 	}
 	engine, err := p.engine(c)
 	if err != nil {
@@ -87,6 +90,12 @@ func (p *program) failover(c *cli.Context) error {
 	defer engine.Close()
 	if opts.Site, err = p.site(c, engine.Facts().Host); err != nil {
 		return err
+	}
+	if opts.Why = why; why == snapshot.WhyFailback {
+		opts.Restore = homewards(opts.Restore)
+		if err := failover.ReadyForFailback(cat, snap.Summary, opts.Site); err != nil {
+			return err
+		}
 	}
 	p.tellOwner(c, cat.Owner(snap.System.Name), opts.Site)
 	if c.Bool("dry-run") {
@@ -103,6 +112,9 @@ func (p *program) failover(c *cli.Context) error {
 	pr.stop()
 	if err != nil {
 		return clashHint(err)
+	}
+	if why == snapshot.WhyFailback {
+		return p.cameHome(c, result)
 	}
 	return p.failedOver(c, result)
 }
@@ -190,18 +202,7 @@ type failoverLine struct {
 // failedOver prints what was done, and what is left for a person.
 func (p *program) failedOver(c *cli.Context, r *failover.Result) error {
 	return p.result(c, failoverLine{"failover", r}, func() {
-		for _, o := range r.Restore.Objects {
-			if o.Kind == importer.KindContainer {
-				fmt.Fprintf(p.out, "  %-10s %s%s\n", o.Kind, o.Name, objectText(o))
-			}
-		}
-		for _, g := range r.Gates {
-			fmt.Fprintf(p.out, "  %-10s %s passed\n", "gate", g.Gate)
-		}
-		p.problems("note", r.Restore.Notes)
-		for _, n := range r.Notes {
-			fmt.Fprintf(p.out, "  %-10s %s\n", "note", n)
-		}
+		p.moved(r)
 		fmt.Fprintf(p.out, "%s runs here since %s after go; its snapshot %s was %s old\n", r.System, span(r.RTO), r.Snapshot[:8], span(r.RPO))
 		fmt.Fprintf(p.out, `
 what is left to do:
@@ -209,8 +210,23 @@ what is left to do:
   - the old home: its backups of %[2]s stop with exit code 22 from now on. Its containers know nothing of it:
     should that host come back, stop them before anybody uses them.
   - back the system up from here, by the same timer as before: hakobune backup %[2]s
-  - when home is to have it again: back up here and stop it here, then hakobune handover --to HOME %[2]s,
-    and restore it there
+  - when home is to have it again: back up here and stop it here, then, there, hakobune failback %[2]s
 `, strings.Join(r.Ports, ", "), r.System)
 	})
+}
+
+// moved prints what runs now.
+func (p *program) moved(r *failover.Result) {
+	for _, o := range r.Restore.Objects {
+		if o.Kind == importer.KindContainer {
+			fmt.Fprintf(p.out, "  %-10s %s%s\n", o.Kind, o.Name, objectText(o))
+		}
+	}
+	for _, g := range r.Gates {
+		fmt.Fprintf(p.out, "  %-10s %s passed\n", "gate", g.Gate)
+	}
+	p.problems("note", r.Restore.Notes)
+	for _, n := range r.Notes {
+		fmt.Fprintf(p.out, "  %-10s %s\n", "note", n)
+	}
 }

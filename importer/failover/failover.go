@@ -1,4 +1,5 @@
-// Package failover makes a system run at the site that this host is at, because the site that had it is lost.
+// Package failover makes a system run at the site that this host is at, because the site that had it is lost, or
+// because this is its home and it comes back (Options.Why).
 //
 // The steps, in this order: what a killed run left is taken back; the plan is made, and if it clashes nothing is
 // done; the system is claimed for this site (snapshot.Term), which exactly one of several sites gets, so that the
@@ -11,6 +12,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -38,6 +40,7 @@ type Engine interface {
 
 // Options of a failover. Site and StateDir are needed.
 type Options struct {
+	Why      string        // snapshot.WhyFailover, which is the default, or snapshot.WhyFailback
 	Site     snapshot.Site // that gets the system
 	Host     string        // this one
 	StateDir string        // remembers how far a run came
@@ -54,8 +57,11 @@ type Options struct {
 	Planned func(*importer.Plan)
 }
 
-// RecordKind is the kind of the records that failovers leave in the repository, see chunkstore.Record.
-const RecordKind = importer.KindFailover
+// Kinds of the records that this package leaves in the repository, see chunkstore.Record.
+const (
+	RecordKind   = importer.KindFailover
+	KindFailback = "failback"
+)
 
 // Record is what such a record says.
 type Record struct {
@@ -110,8 +116,9 @@ type run struct {
 // again. The Result is never nil.
 func Run(ctx context.Context, repo *chunkstore.Repository, cat *snapshot.Catalog, snap *snapshot.Snapshot, e Engine, o Options) (*Result, error) {
 	f := &run{repo: repo, cat: cat, snap: snap, engine: e, o: o, res: &Result{}}
+	f.o.Why = cmp.Or(o.Why, snapshot.WhyFailover)
 	if err := f.run(ctx); err != nil {
-		return f.res, fmt.Errorf("failover of %s: %w", snap.System.Name, err)
+		return f.res, fmt.Errorf("%s of %s: %w", f.o.Why, snap.System.Name, err)
 	}
 	return f.res, nil
 }
@@ -225,7 +232,7 @@ func (f *run) plan(ctx context.Context) error {
 
 func (f *run) claim(ctx context.Context) error {
 	t, err := f.cat.Claim(ctx, snapshot.Term{
-		System: f.snap.System.Name, Site: f.o.Site, Why: snapshot.WhyFailover, Host: f.o.Host, Snapshot: f.state.Snapshot,
+		System: f.snap.System.Name, Site: f.o.Site, Why: f.o.Why, Host: f.o.Host, Snapshot: f.state.Snapshot,
 	})
 	f.res.Term = t.Number
 	return err
@@ -246,7 +253,7 @@ func (f *run) describe() {
 	for _, o := range r.Objects {
 		f.res.Addresses = append(f.res.Addresses, o.Addresses...)
 		f.res.Ports = append(f.res.Ports, o.Ports...)
-		if o.Action == importer.Create {
+		if o.Action == importer.Create || o.Action == importer.Replace {
 			f.res.Bytes += o.Bytes
 		}
 	}
@@ -257,7 +264,11 @@ func (f *run) record(ctx context.Context) error {
 	if f.state.Recorded {
 		return nil
 	}
-	if err := f.repo.AddRecord(ctx, RecordKind, f.res.Record); err != nil {
+	kind := RecordKind
+	if f.o.Why == snapshot.WhyFailback {
+		kind = KindFailback
+	}
+	if err := f.repo.AddRecord(ctx, kind, f.res.Record); err != nil {
 		return err
 	}
 	f.state.Recorded = true
@@ -267,7 +278,7 @@ func (f *run) record(ctx context.Context) error {
 // stateFile is where this failover is remembered: one for each name of a system on an engine.
 func (f *run) stateFile() string {
 	facts := f.engine.Facts()
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s", facts.Host, facts.RootDir, f.snap.System.Name, f.o.Restore.As))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s", f.o.Why, facts.Host, facts.RootDir, f.snap.System.Name, f.o.Restore.As))
 	return filepath.Join(f.o.StateDir, "failovers", hex.EncodeToString(sum[:8])+".json")
 }
 

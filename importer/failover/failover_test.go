@@ -326,3 +326,38 @@ func TestSorryPageTaken(t *testing.T) {
 		t.Errorf("notes %q", r.Notes)
 	}
 }
+
+// A system comes home only with what was stored by the site that stood in for it.
+func TestReadyForFailback(t *testing.T) {
+	home, cloud := snapshot.Site{Name: "home"}, snapshot.Site{Name: "cloud"}
+	store := protected(t)
+	ready := func(site snapshot.Site, want string) {
+		t.Helper()
+		g, err := begin(t.Context(), store)
+		ok(t, err)
+		err = failover.ReadyForFailback(g.cat, g.snap.Summary, site)
+		var not *failover.NotReadyError
+		if want == "" && err != nil || want != "" && (!errors.As(err, &not) || not.Hint() == "" || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", site.Name, err, want)
+		}
+	}
+	claim := func(site snapshot.Site, why string) {
+		t.Helper()
+		g, err := begin(t.Context(), store)
+		ok(t, err)
+		_, err = g.cat.Claim(t.Context(), snapshot.Term{System: "shop", Site: site, Why: why})
+		ok(t, err)
+	}
+	ready(home, "belongs to no other site")
+	claim(cloud, snapshot.WhyFailover)
+	ready(home, "is from before site cloud got the system")
+	ready(cloud, "belongs to no other site")
+	s, err := open(t, store).Begin(t.Context(), chunkstore.BeginOptions{Host: "cloud"})
+	ok(t, err)
+	ok(t, snapshot.Commit(t.Context(), s, &snapshot.Snapshot{
+		Summary: snapshot.Summary{System: "shop", Host: "cloud", Time: time.Now(), Complete: true, Term: 1}, System: snapshot.System{Name: "shop"},
+	}))
+	ready(home, "")
+	claim(home, snapshot.WhyFailback)
+	ready(home, "")
+}

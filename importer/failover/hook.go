@@ -89,7 +89,7 @@ func opensRepository(v string) bool {
 func (f *run) variables() []string {
 	r := f.res
 	return []string{
-		"HAKOBUNE_EVENT=" + snapshot.WhyFailover, "HAKOBUNE_SYSTEM=" + r.System, "HAKOBUNE_SNAPSHOT=" + r.Snapshot,
+		"HAKOBUNE_EVENT=" + f.o.Why, "HAKOBUNE_SYSTEM=" + r.System, "HAKOBUNE_SNAPSHOT=" + r.Snapshot,
 		"HAKOBUNE_SITE=" + r.Site.Name, "HAKOBUNE_TERM=" + strconv.Itoa(r.Term),
 		"HAKOBUNE_ADDRESSES=" + strings.Join(r.Addresses, " "), "HAKOBUNE_PORTS=" + strings.Join(r.Ports, " "),
 	}
