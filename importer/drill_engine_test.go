@@ -15,6 +15,9 @@ import (
 // Drills in a row, of which one fails and one is cancelled, leave a real engine as it was.
 func TestDrillsOnEngine(t *testing.T) {
 	needRoot(t)
+	if testing.Short() {
+		t.Skip("boots a system three times")
+	}
 	hosts := dockertest.Engines(t)
 	h := hosts[min(1, len(hosts)-1)]
 	prefix, dir := dockertest.Prefix(t, h), t.TempDir()

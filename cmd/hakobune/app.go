@@ -78,7 +78,7 @@ The repository and its password are better given once, in the environment
 			p.statusCommand(), p.failoverCommand(), p.failbackCommand(), p.handoverCommand(), p.standbyCommand(),
 			p.thawCommand(),
 			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
-			p.planCommand(), p.drillCommand(), p.reportCommand(), p.registryCommand(),
+			p.planCommand(), p.drillCommand(), p.reportCommand(), p.registryCommand(), p.composeCommand(),
 		},
 	}
 	for _, c := range app.Commands {

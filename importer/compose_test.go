@@ -1,0 +1,83 @@
+package importer_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
+)
+
+// configuredShop is the shop with configurations worth writing down.
+func configuredShop(t *testing.T) *snapshot.Snapshot {
+	snap := shop(t)
+	inspects := []string{
+		`{"Config":{"Hostname":"db.local","Env":["PASSWORD=a$b${c}","PATH=/bin","EMPTY="],"Cmd":["mariadbd","--x=$y"],"Labels":{"com.docker.compose.project":"shop","of":"us"},
+			"Healthcheck":{"Test":["CMD","test","-f","/x"],"Interval":300000000,"Timeout":10000000000,"Retries":3},"StopTimeout":5},
+			"HostConfig":{"NetworkMode":"shop_default","RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3},"Memory":536870912,"NanoCpus":1500000000,"ShmSize":134217728,
+			"Tmpfs":{"/run":"size=1m"},"Ulimits":[{"Name":"nofile","Soft":1024,"Hard":2048}],"LogConfig":{"Type":"local"},"CapAdd":["NET_ADMIN"],"IpcMode":"private","PidsLimit":100},
+			"NetworkSettings":{"Networks":{"shop_default":{"Aliases":["db","database","id-db"],"IPAMConfig":{"IPv4Address":"172.30.0.9"}}}}}`,
+		`{"Config":{"Entrypoint":["/entry"],"Tty":true},"HostConfig":{"NetworkMode":"shop_default","RestartPolicy":{"Name":"always"},"Privileged":true,"Devices":[{"PathOnHost":"/dev/fuse","PathInContainer":"/dev/fuse","CgroupPermissions":"rwm"}],
+			"PortBindings":{"80/tcp":[{"HostPort":"8080"}],"443/tcp":[{"HostIp":"127.0.0.1","HostPort":"8443"}]},"ExtraHosts":["other:10.0.0.1"]},
+			"NetworkSettings":{"Networks":{"shop_default":{"Aliases":["web"]},"proxy":{}}}}`,
+		`{"HostConfig":{"NetworkMode":"none"},"NetworkSettings":{"Networks":{"none":{}}}}`,
+		`{"HostConfig":{"NetworkMode":"container:id-web","PidMode":"container:id-web"}}`,
+	}
+	for i, text := range inspects {
+		snap.System.Containers[i].Inspect = []byte(text)
+	}
+	snap.System.Networks[0].Inspect = []byte(`{"Driver":"bridge","Internal":true,"IPAM":{"Config":[{"Subnet":"172.30.0.0/16"}]}}`)
+	snap.System.Networks[1].Inspect = []byte(`{"Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.31.0.0/16"}]}}`)
+	return snap
+}
+
+func TestCompose(t *testing.T) {
+	for name, stack := range map[string]bool{"compose": false, "stack": true} {
+		text, notes, err := importer.Compose(configuredShop(t), stack)
+		ok(t, err)
+		for _, n := range notes {
+			text = append(text, "# "+n.Where+": "+n.What+"\n"...)
+		}
+		golden(t, "../"+name, string(text))
+	}
+	broken := shop(t)
+	broken.System.Containers[1].Inspect = []byte("{")
+	if _, _, err := importer.Compose(broken, false); err == nil || !strings.Contains(err.Error(), "shop-web-1") {
+		t.Errorf("an inspection that is none: %v", err)
+	}
+}
+
+// Docker's own programs take the files, and mean by them what was meant.
+func TestComposeConfig(t *testing.T) {
+	program := os.Getenv("HAKOBUNE_TEST_COMPOSE")
+	if program == "" && os.Getenv("HAKOBUNE_TEST_REQUIRE") == "" {
+		t.Skip("HAKOBUNE_TEST_COMPOSE names no docker-compose")
+	}
+	stack, _, err := importer.Compose(configuredShop(t), true)
+	ok(t, err)
+	text, _, err := importer.Compose(configuredShop(t), false)
+	ok(t, err)
+	file := filepath.Join(t.TempDir(), "compose.yaml")
+	ok(t, os.WriteFile(file, text, 0o600))
+	said, err := exec.CommandContext(t.Context(), program, "-f", file, "config").Output()
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		t.Fatalf("%v: %s\n%s", err, failed.Stderr, text)
+	}
+	ok(t, err)
+	for _, want := range []string{
+		"PASSWORD: a$$b$${c}", "container_name: shop-db-1", "image: hakobune/shop-db-1:01234567", "condition: service_healthy", "network_mode: service:web",
+		"ipv4_address: 172.30.0.9", `published: "8443"`, "name: shop_data", "source: /srv/shop/conf",
+	} {
+		if !strings.Contains(string(said), want) {
+			t.Errorf("it makes of it no %q:\n%s", want, said)
+		}
+	}
+	ok(t, os.WriteFile(file, stack, 0o600))
+	if said, err := exec.CommandContext(t.Context(), "docker", "stack", "config", "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("docker stack: %v: %s", err, said)
+	}
+}
