@@ -23,6 +23,7 @@ type fakeEngine struct {
 	balks  map[string]int    // by id, how often it cannot be paused at first
 	fail   map[string]error  // by "pause web"
 	health map[string]time.Time
+	checks map[string]func() time.Time // by id, when the health check runs next
 	exec   func(id string, argv []string, out io.Writer) (int, error)
 }
 
@@ -101,6 +102,9 @@ func (f *fakeEngine) State(ctx context.Context, id string) (snapshot.State, erro
 		return snapshot.State{}, snapshot.ErrMissing
 	}
 	st := snapshot.State{State: state}
+	if next := f.checks[id]; next != nil {
+		st.NextCheck = next()
+	}
 	if well, ok := f.health[id]; ok && state == "running" {
 		st.Health = "healthy"
 		if time.Now().Before(well) {

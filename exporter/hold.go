@@ -156,6 +156,7 @@ func (h *holding) take(ctx context.Context) error {
 			}
 		}
 	}
+	h.awaitCalm(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, it := range h.items {
 		if it.Mode == snapshot.Pause {

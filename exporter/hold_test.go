@@ -56,6 +56,47 @@ func TestHoldPause(t *testing.T) {
 	})
 }
 
+// Docker 20.10 lets a container whose pause met the start of a health check go only when the check's time is up.
+func TestHoldBetweenChecks(t *testing.T) {
+	const every, takes = 2 * time.Second, 100 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		checked := func(offset time.Duration) func() time.Time { // its checks begin at offset, offset+every, ...
+			return func() time.Time {
+				n := (time.Since(start) - offset - takes + every) / every // checks that have ended
+				return start.Add(offset + n*every)
+			}
+		}
+		f := newFake("db", "running", "web", "running", "plain", "running")
+		f.checks = map[string]func() time.Time{"db": checked(50 * time.Millisecond), "web": checked(350 * time.Millisecond)}
+		hold := func(names ...string) time.Duration {
+			before := time.Now()
+			h, err := exporter.HoldStill(t.Context(), f, nil, "", time.Minute, pausing(names...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			took := time.Since(before)
+			if err := h.Release(); err != nil {
+				t.Fatal(err)
+			}
+			return took
+		}
+		if took := hold("plain"); took != 0 {
+			t.Errorf("without checks: waited %v", took)
+		}
+		if took := hold("db", "web", "plain"); took < 450*time.Millisecond || took > 600*time.Millisecond {
+			t.Errorf("paused after %v, want it after the checks at 50 and 350 ms", took)
+		}
+		if took := hold("db", "web", "plain"); took != 0 {
+			t.Errorf("between checks: waited %v", took)
+		}
+		f.checks["db"] = time.Now // always
+		if took := hold("db"); took != 3*time.Second {
+			t.Errorf("always checked: waited %v", took)
+		}
+	})
+}
+
 // The freezer of cgroup v1 gives up on a container that forks all the time; seen on Docker 20.10.
 func TestHoldPauseAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"net/netip"
+	"time"
 )
 
 // Errors that an engine returns, wrapped, for the cases a caller branches on.
@@ -96,6 +97,9 @@ type State struct {
 	ExitCode int
 	Error    string // the engine's word on a failed start
 	Log      string // the last lines it wrote, where it does not run or is not healthy
+	// NextCheck is when the engine runs the health check next, by the clock of the engine's host: in the past while one is
+	// due or under way, zero where the container does not run or is not checked.
+	NextCheck time.Time
 }
 
 // Names is what an engine has already: what a plan may clash with.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/client/pkg/versions"
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,7 @@ type inspection struct {
 	State struct {
 		Status, Error string
 		Pid, ExitCode int
+		StartedAt     time.Time
 		Health        *health
 	}
 	Config struct {
@@ -37,7 +39,10 @@ type inspection struct {
 		Hostname    string
 		Tty         bool
 		Labels      map[string]string
-		Healthcheck *struct{ Retries int }
+		Healthcheck *struct {
+			Retries                 int
+			Interval, StartInterval time.Duration
+		}
 	}
 	HostConfig      hostConfig
 	Mounts          []mountPoint
@@ -165,11 +170,17 @@ func (in inspection) name() string { return strings.TrimPrefix(in.Name, "/") }
 type health struct {
 	Status        string
 	FailingStreak int
-	Log           []struct{ ExitCode int }
+	Log           []struct {
+		ExitCode int
+		End      time.Time
+	}
 }
 
-// defaultRetries is how many checks in a row have to fail where the container does not say.
-const defaultRetries = 3
+// What engines do where a container does not say: how many checks in a row have to fail, and the time between two.
+const (
+	defaultRetries  = 3
+	defaultInterval = 30 * time.Second
+)
 
 // health is empty for a container without a health check. Engines call a container unhealthy from a pause until the
 // first check after it (moby's health.go: CloseMonitorChannel), whatever the checks said; then those count.
@@ -185,10 +196,29 @@ func (in inspection) health() string {
 	if h.Status != "unhealthy" || h.FailingStreak >= retries {
 		return h.Status
 	}
-	if slices.ContainsFunc(h.Log, func(r struct{ ExitCode int }) bool { return r.ExitCode == 0 }) {
-		return "healthy"
+	for _, check := range h.Log {
+		if check.ExitCode == 0 {
+			return "healthy"
+		}
 	}
 	return "starting"
+}
+
+// nextCheck is when the health check runs next: an interval after the end of the last one, or after the start.
+func (in inspection) nextCheck() time.Time {
+	h, check := in.State.Health, in.Config.Healthcheck
+	if h == nil || h.Status == "none" || check == nil || in.State.Status != "running" {
+		return time.Time{}
+	}
+	interval := cmp.Or(check.Interval, defaultInterval)
+	if h.Status == "starting" && check.StartInterval > 0 {
+		interval = check.StartInterval
+	}
+	last := in.State.StartedAt
+	if n := len(h.Log); n > 0 {
+		last = h.Log[n-1].End
+	}
+	return last.Add(interval)
 }
 
 // describe says everything of a container but what it depends on.

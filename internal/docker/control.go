@@ -119,7 +119,7 @@ func (e *Engine) State(ctx context.Context, id string) (snapshot.State, error) {
 	if err != nil {
 		return snapshot.State{}, err
 	}
-	s := snapshot.State{State: in.State.Status, Health: in.health(), ExitCode: in.State.ExitCode, Error: in.State.Error}
+	s := snapshot.State{State: in.State.Status, Health: in.health(), ExitCode: in.State.ExitCode, Error: in.State.Error, NextCheck: in.nextCheck()}
 	if s.State != "created" && (s.State != "running" || s.Health == "unhealthy") {
 		s.Log = e.logTail(ctx, in)
 	}

@@ -119,6 +119,9 @@ func TestHealthAfterPause(t *testing.T) {
 		}
 		for id, want := range map[string]string{run("-well", "true", 0): "healthy", run("-sick", "false", 1): "unhealthy"} {
 			waitFor(t, func() bool { s, err := e.State(ctx, id); return err == nil && s.Health == want })
+			if s, err := e.State(ctx, id); err != nil || time.Until(s.NextCheck).Abs() > 10*time.Second {
+				t.Errorf("%+v, %v; want the next of the checks, one a second", s, err)
+			}
 			if err := e.Pause(ctx, id); err != nil {
 				t.Fatal(err)
 			}
