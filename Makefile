@@ -15,7 +15,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$
 RACE := ./chunkstore/... ./crypto/... ./exporter/... ./importer/... ./internal/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench lab lab-down fmt vuln install clean FORCE
+.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench lab lab-down fuzz golden fmt vuln install clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,18 @@ lab: ## bring the test engines up and leave them; `. .lab/env` then lets plain `
 
 lab-down: ## end what `make lab` brought up
 	test/setup/lab.sh down $(LAB)
+
+fuzz: ## every fuzz target for FUZZTIME (10s each): parsers of what is stored, sent and extracted
+	@$(GO) list ./... | while read -r pkg; do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),10s) $$pkg || exit 1; \
+		done; \
+	done
+
+golden: ## for a release: add a repository as this version writes it to those that every later one must read; GOLDEN=v1.2.0
+	HAKOBUNE_GOLDEN=$(or $(GOLDEN),$(error which release? make golden GOLDEN=v1.2.0)) $(GO) test -count=1 -run '^TestGoldenMake$$' ./test
+	$(GO) test -count=1 -run '^TestGolden$$' ./test
 
 fmt: ## format and modernise the code in place
 	$(TOOL) gofumpt -w .

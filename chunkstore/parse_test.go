@@ -65,6 +65,78 @@ func FuzzParseIndex(f *testing.F) {
 	})
 }
 
+// The end of a pack serves as the whole does.
+func FuzzParseTable(f *testing.F) {
+	whole := samplePack()
+	f.Add(whole[40:], int64(len(whole)))
+	f.Add(whole, int64(len(whole)))
+	f.Add(whole[len(whole)-12:], int64(1<<40))
+	f.Fuzz(func(t *testing.T, tail []byte, size int64) {
+		entries, err := parseTable(tail, size)
+		if err != nil {
+			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		if len(entries)*packEntrySize > len(tail) {
+			t.Fatalf("%d entries of %d bytes", len(entries), len(tail))
+		}
+	})
+}
+
+// Lists of packs, as marks and outcomes have them, come back as the same bytes.
+func FuzzParsePackRefs(f *testing.F) {
+	f.Add(marshalPackRefs([]PackRef{{Kind: Data, ID: PackID{1}}, {Kind: Meta, Writer: crypto.WriterID{2}, ID: PackID{3}}}))
+	f.Add(make([]byte, packRefSize+1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		refs, err := parsePackRefs(b)
+		if err != nil {
+			if !errors.Is(err, crypto.ErrDamaged) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		if !bytes.Equal(marshalPackRefs(refs), b) {
+			t.Fatalf("%x came back as something else", b)
+		}
+	})
+}
+
+// What is JSON of a version: sessions, forget records, marks, records.
+func FuzzVersioned(f *testing.F) {
+	for _, text := range []string{
+		`{"version":1,"host":"h","program":"p","started":"2026-11-20T02:00:00Z","pid":1}`,
+		`{"version":1,"host":"h","time":"2026-11-20T02:00:00Z","snapshots":["n/00"]}`,
+		`{"version":1,"sessions":["s/00"]}`, `{"version":1,"kind":"tag","time":"2026-11-20T02:00:00Z","body":{}}`, `{"version":2}`, `{"version":1,"snapshots":7}`, `[`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, v := range []any{&sessionRecord{}, &forgetRecord{}, &waitsRecord{}, &Record{}} {
+			if err := unmarshalVersioned(b, v); err != nil && !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
+				t.Fatalf("untyped error %v", err)
+			}
+		}
+	})
+}
+
+// Names of objects: whatever is taken for one has the name that is made of its parts again.
+func FuzzObjectName(f *testing.F) {
+	for _, name := range []string{"config", "k/0011223344556677", PackRef{Kind: Data}.Name(), "d/" + PackRef{Kind: Meta}.Name(), "n/0011223344556677/00112233445566778899aabbccddeeff", "g/0011223344556677/00112233445566778899aabbccddeeff-done"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if ref, err := parsePackName(name); err == nil && ref.Name() != name {
+			t.Fatalf("%q is taken for %q", name, ref.Name())
+		}
+		if w, id, rest, err := parseSessionName(outcomePrefix, name); err == nil && rest == "" && sessionName(outcomePrefix, w, id) != name && sessionName(outcomePrefix, w, id)+"-" != name {
+			t.Fatalf("%q is taken for %q", name, sessionName(outcomePrefix, w, id))
+		}
+		isObjectName(name)
+	})
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"magic":"hakobune","version":1,"repository":"00112233445566778899aabbccddeeff","chunker":{"min":1048576,"bits":19,"max":8388608}}`))
 	f.Fuzz(func(_ *testing.T, b []byte) { parseConfig(b) })
