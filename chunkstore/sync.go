@@ -47,10 +47,11 @@ var syncOrder = []string{
 //
 // Of a locked repository the copies are not locked.
 func Sync(ctx context.Context, from, to Backend, o SyncOptions) (*SyncReport, error) {
+	from = view(ctx, from)
 	if err := sameRepository(ctx, from, to); err != nil {
 		return nil, fmt.Errorf("sync: %w", err)
 	}
-	s := &syncer{from: view(ctx, from), to: to, o: o}
+	s := &syncer{from: from, to: to, o: o}
 	if s.o.Progress == nil {
 		s.o.Progress = func(int64, int64) {}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/mem"
 	"github.com/hakobune-dr/hakobune/chunkstore/s3"
 	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/internal/testserver"
@@ -163,6 +164,14 @@ func TestLockedWithstands(t *testing.T) {
 		if got, err := r.ReadStream(t.Context(), all[i].Body); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("snapshot %d: %d bytes, %v", i, len(got), err)
 		}
+	}
+	place := mem.New(mem.Options{})
+	if _, err := chunkstore.Sync(t.Context(), decorated(open(t, c)), place, chunkstore.SyncOptions{}); err != nil {
+		t.Errorf("to another place: %v", err)
+	} else if away, err := chunkstore.Open(t.Context(), place, secret, chunkstore.Options{}); err != nil {
+		t.Error(err)
+	} else if all, err := away.Outcomes(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("at another place: %d snapshots, %v", len(all), err)
 	}
 	// What is forgotten is kept until its time is up, and prune says so.
 	if err := r.Forget(t.Context(), "test", all[:1]); err != nil {
