@@ -168,9 +168,10 @@ func (c *Catalog) readTerms(ctx context.Context) error {
 	return nil
 }
 
-// strayFrom reports whether s was stored by a site that had lost the system to t.
+// strayFrom reports whether s was stored by a site that had lost the system to t. A copy from another repository is
+// none: its term is of that one, where strays are copied only by their ids.
 func (s *Summary) strayFrom(t Term) bool {
-	return s.System == t.System && s.Term < t.Number && !slices.Contains(t.Known, s.ID)
+	return s.Origin == nil && s.System == t.System && s.Term < t.Number && !slices.Contains(t.Known, s.ID)
 }
 
 // Owner returns the newest term of a system that could be read, nil if there is none.

@@ -145,6 +145,11 @@ func TestStray(t *testing.T) {
 	stray := shopNight(t, repo, 3, 0) // it looked before the claim, and stored after
 	after := shopNight(t, repo, 2, 1)
 	copied := mem.New(mem.Options{})
+	foreign := &snapshot.Snapshot{
+		Summary: snapshot.Summary{System: "shop", Complete: true, Origin: &snapshot.Origin{Repository: "another", Snapshot: "one"}},
+		System:  snapshot.System{Name: "shop"},
+	}
+	commit(t, repo, foreign) // a copy from another repository is none
 	if _, err := chunkstore.Sync(t.Context(), store, copied, chunkstore.SyncOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -18,7 +19,7 @@ func (p *program) copyCommand() *cli.Command {
 		Usage:     "copy snapshots from another repository, which has other keys",
 		ArgsUsage: "[SNAPSHOT...]",
 		Description: `Copies snapshots of the repository --from-repo into the repository (-r), which must exist (hakobune init):
-those named, or all that the filters leave. Each has keys of its own, so that whoever can open one cannot
+those named, or all that the filters leave but strays. Each has keys of its own, so that whoever can open one cannot
 open the other. Contents are read, verified, and encrypted anew; what the destination has is not stored
 again, and what an earlier copy of the same system had is not read again.
 
@@ -146,6 +147,9 @@ func (p *program) openCopier(c *cli.Context) (*transfer.Copier, []snapshot.Summa
 	list, err := selectAll(c, cat)
 	if err != nil {
 		return nil, nil, err
+	}
+	if c.NArg() == 0 { // nothing at the destination would tell that they are strays
+		list = slices.DeleteFunc(list, func(s snapshot.Summary) bool { return s.Stray })
 	}
 	copier, err := p.newCopier(c, from, cat, to)
 	return copier, transfer.OldestFirst(list), err
