@@ -43,9 +43,10 @@ type SnapshotProof struct {
 	Bytes    int64     `json:"bytes"`
 }
 
-// FailoverRecord is what records of failovers say, as far as evidence goes.
+// FailoverRecord is what records of failovers and failbacks say, as far as evidence goes.
 type FailoverRecord struct {
 	System  string        `json:"system"`
+	Kind    string        `json:"kind"` // failover or failback
 	Site    siteName      `json:"site,omitempty"`
 	Term    int           `json:"term,omitempty"`
 	Started time.Time     `json:"started,omitzero"` // where the record does not say: when it was stored
@@ -98,8 +99,9 @@ func NewEvidence(now time.Time, system string, list []snapshot.Summary, records 
 				to := of(drill.System)
 				to.Drills = append(to.Drills, drill)
 			}
-		case KindFailover:
+		case snapshot.WhyFailover, snapshot.WhyFailback:
 			if err = json.Unmarshal(r.Body, &failover); err == nil {
+				failover.Kind = r.Kind
 				if failover.Started.IsZero() {
 					failover.Started = r.Modified
 				}

@@ -46,7 +46,7 @@ func TestEvidence(t *testing.T) {
 	if diff := cmp.Diff([]importer.DrillRecord{failed, passed}, shop.Drills); diff != "" {
 		t.Errorf("drills (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]importer.FailoverRecord{{System: "shop", Site: "cloud", Term: 2, Started: day(4), RTO: 30 * time.Second, RPO: time.Hour}}, shop.Failovers); diff != "" {
+	if diff := cmp.Diff([]importer.FailoverRecord{{System: "shop", Kind: "failover", Site: "cloud", Term: 2, Started: day(4), RTO: 30 * time.Second, RPO: time.Hour}}, shop.Failovers); diff != "" {
 		t.Errorf("failovers (-want +got):\n%s", diff)
 	}
 	if shop.RTO != 20*time.Second || !shop.Proved.Equal(day(5)) || shop.NeverTried {
