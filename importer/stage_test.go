@@ -298,6 +298,37 @@ func failOnly(f *fakeEngine, n int) *bool {
 	return fired
 }
 
+// A restore that fails at any call of the engine puts back what it had taken, and what comes after is right.
+func TestStageOfFailedRestore(t *testing.T) {
+	repo, first, second := twoNights(t)
+	_, want := restored(t, repo, second, newFake(t), "")
+	step := 2
+	if testing.Short() {
+		step = 9
+	}
+	for n := 1; ; n += step {
+		f, dir := newFake(t), t.TempDir()
+		stage(t, repo, first, f, dir)
+		opts := quick
+		opts.Stage = dir
+		fired := failOnly(f, n)
+		r, err := importer.Restore(t.Context(), repo, second, f, opts)
+		if f.fault = nil; !*fired {
+			ok(t, err)
+			return
+		}
+		if err == nil {
+			continue // it came after the system ran
+		}
+		if f.volumes["shop_data"] || f.volumes["shop_same"] || len(r.Left) > 0 {
+			t.Fatalf("call %d: %v: volumes %v, left %v", n, err, f.volumes, r.Left)
+		}
+		if _, got := restored(t, repo, second, f, dir); got != want {
+			t.Fatalf("call %d: %v\n(-want +got):\n%s", n, err, cmp.Diff(want, got))
+		}
+	}
+}
+
 // A sync that is cancelled while it writes leaves the volume it was at out of the stage.
 func TestStageCancelled(t *testing.T) {
 	repo, first, second := twoNights(t)
