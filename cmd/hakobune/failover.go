@@ -129,7 +129,9 @@ func (p *program) failoverOptions(c *cli.Context) (failover.Options, error) {
 	if o.Restore, err = restoreOptions(c); err != nil {
 		return o, err
 	}
-	o.Restore.Stage = o.StateDir
+	if o.Restore.As == "" { // as restore does
+		o.Restore.Stage = o.StateDir
+	}
 	if o.SorryPage, err = sorryPage(c); err != nil {
 		return o, err
 	}

@@ -94,6 +94,7 @@ type state struct {
 	Version  int              `json:"version"`
 	System   string           `json:"system"`
 	Snapshot string           `json:"snapshot"`
+	Term     int              `json:"term"` // that it is done in
 	Started  time.Time        `json:"started"`
 	Restored *importer.Result `json:"restored,omitempty"` // set: it is complete
 	Recorded bool             `json:"recorded,omitempty"`
@@ -162,8 +163,16 @@ func (f *run) begin(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", f.stateFile(), err)
 	}
 	f.res.Resumed = err == nil
-	if f.state.Restored != nil && !f.stands(ctx) {
-		f.state, f.res.Resumed = state{}, false // somebody has cleared up since
+	t := f.cat.Owner(f.snap.System.Name)
+	owned := t != nil && t.Site.Is(f.o.Site)
+	if !owned || t.Number != f.state.Term || f.state.Restored != nil && !f.stands(ctx) {
+		f.state, f.res.Resumed = state{}, false // the system was elsewhere since, or somebody has cleared up
+	}
+	if f.state.Term = 1; t != nil {
+		f.state.Term += t.Number
+	}
+	if owned {
+		f.state.Term = t.Number
 	}
 	if f.state.Restored == nil {
 		f.state.Snapshot = f.snap.Summary.ID

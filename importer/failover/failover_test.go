@@ -361,3 +361,32 @@ func TestReadyForFailback(t *testing.T) {
 	claim(home, snapshot.WhyFailback)
 	ready(home, "")
 }
+
+// What is remembered of a failover that was not complete counts only as long as the system is this site's.
+func TestForgetsOldFailover(t *testing.T) {
+	store, e, o := protected(t), newFake(t), to(t, "cloud")
+	o.Hooks = []failover.Hook{{Command: "false"}}
+	run := func() error {
+		g, err := begin(t.Context(), store)
+		ok(t, err)
+		_, err = g.run(t.Context(), e, o)
+		return err
+	}
+	var hook *failover.HookError
+	if err := run(); !errors.As(err, &hook) {
+		t.Fatal(err)
+	}
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	_, err = g.cat.Claim(t.Context(), snapshot.Term{System: "shop", Site: snapshot.Site{Name: "home"}, Why: snapshot.WhyFailback})
+	ok(t, err)
+	// The containers of then still run here, with what they had then.
+	var clash *importer.ClashError
+	if err := run(); !errors.As(err, &clash) {
+		t.Errorf("again: %v", err)
+	}
+	owner, err := snapshot.Owner(t.Context(), open(t, store), "shop")
+	if err != nil || owner.Site.Name != "home" || owner.Number != 2 {
+		t.Errorf("owner %v, %v", owner, err)
+	}
+}
