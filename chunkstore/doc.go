@@ -40,6 +40,12 @@
 // Key slots wrap the master secrets of all key epochs. RotateKeys begins another epoch and puts every slot that stays
 // anew; processes that opened the repository before go on in theirs.
 //
+// # Claims and records
+//
+// A claim is a number of a series that exactly one host gets, whatever the store can do and however many want it at
+// once: package snapshot makes of it whose a system is. A record is something that was done and is to be proved
+// later. Neither is ever changed or collected.
+//
 // # Forgetting and collecting
 //
 // Forget takes snapshots out of the lists by a record; Collect gives back what no snapshot needs. Neither
