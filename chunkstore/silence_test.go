@@ -18,7 +18,7 @@ import (
 )
 
 // history is a repository with every kind of object: three nights, one of them forgotten and collected; two more,
-// another one forgotten, a record, and a collection that waits for a session. states are what the store showed on the way.
+// another one forgotten, a record, a claim, and a collection that waits for a session. states are what the store showed on the way.
 type history struct {
 	now      *mem.Store
 	states   []*mem.Store
@@ -64,6 +64,9 @@ func newHistory(t *testing.T) *history {
 	h.states = append(h.states, h.now.Clone())
 	night()
 	addRecord(t, reopen(t, h.now, chunkstore.Options{}), "drill", "of shop")
+	if err := reopen(t, h.now, chunkstore.Options{}).Claim(t.Context(), "shop", 1, "home"); err != nil {
+		t.Fatal(err)
+	}
 	lose()
 	waiting, err := reopen(t, h.now, chunkstore.Options{}).Begin(t.Context(), chunkstore.BeginOptions{Host: "other"})
 	if err != nil {
@@ -180,7 +183,7 @@ func TestSilenceOfObjects(t *testing.T) {
 			inRanges(t, r, name, object, &s)
 		}
 	}
-	if len(kinds) != 11 {
+	if len(kinds) != 12 {
 		t.Errorf("kinds of objects: %v", kinds)
 	}
 	s.print(t, "bits and lengths")
