@@ -39,7 +39,7 @@ func (e *UnknownSystemError) Error() string {
 //
 // With all, every container belongs to a system: by label, by Compose project, or one of its own.
 // Containers with the label io.github.hakobune-dr.enable=false, containers that "compose run" made
-// for one command, and our own helpers belong to a system only where they are named themselves;
+// for one command, those that a restore moved aside, and our own helpers belong to a system only where they are named themselves;
 // the Notes of the system say which were left out.
 //
 // The systems come with Name, Source and Containers (in dependency order), in the order of names, or
@@ -108,6 +108,8 @@ func group(containers []snapshot.Container) map[string]*snapshot.System {
 			sys.Notes = append(sys.Notes, leftOut(c, "left out by its label "+labelEnable))
 		case strings.EqualFold(c.Labels[labelOneOff], "true"):
 			sys.Notes = append(sys.Notes, leftOut(c, `left out: made by "compose run" for one command`))
+		case snapshot.IsAside(c.Name):
+			sys.Notes = append(sys.Notes, leftOut(c, "left out: a restore moved it aside"))
 		default:
 			sys.Containers = append(sys.Containers, c)
 		}

@@ -44,6 +44,7 @@ func host() listing {
 		{ID: "aaaa4444", Name: "shop-run-77", Labels: labels(project, "shop", oneoff, "True")},
 		{ID: "aaaa5555", Name: "shop-debug-1", Labels: labels(project, "shop", prefix+"enable", "false")},
 		{ID: "aaaa6666", Name: "shop-mail-1", Labels: labels(project, "shop", prefix+"system", "mail")},
+		{ID: "aaaa7777", Name: "shop-db-1.hakobune-old-e395ec1c", Labels: labels(project, "shop")},
 		{ID: "bbbb1111", Name: "postfix", Labels: labels(prefix+"system", "mail")},
 		{ID: "bbbb2222", Name: "wiki"},
 		{ID: "bbbb3333", Name: "scratch", Labels: labels(prefix+"enable", "no")},
@@ -109,6 +110,7 @@ func TestDiscoverNotes(t *testing.T) {
 	want := []snapshot.Problem{
 		{Where: "container shop-run-77", What: `left out: made by "compose run" for one command`},
 		{Where: "container shop-debug-1", What: "left out by its label io.github.hakobune-dr.enable"},
+		{Where: "container shop-db-1.hakobune-old-e395ec1c", What: "left out: a restore moved it aside"},
 	}
 	if diff := cmp.Diff(want, systems[0].Notes); diff != "" {
 		t.Errorf("shop's notes (-want +got):\n%s", diff)

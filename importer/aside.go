@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
 // asides is what Options.Replace has moved aside, and how to remove it for good.
@@ -19,15 +21,16 @@ type asides struct {
 type asideItem struct {
 	kind   Kind
 	name   string // it has now
+	id     string // of a container
 	remove func(context.Context) error
 }
 
 func (i asideItem) String() string { return string(i.kind) + " " + i.name }
 
-func (a *asides) add(kind Kind, name string, remove func(context.Context) error) {
+func (a *asides) add(kind Kind, name, id string, remove func(context.Context) error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.items = append(a.items, asideItem{kind, name, remove})
+	a.items = append(a.items, asideItem{kind, name, id, remove})
 }
 
 func (a *asides) list() []string {
@@ -38,6 +41,20 @@ func (a *asides) list() []string {
 		all = append(all, i.String())
 	}
 	return all
+}
+
+// leave sees to it that the engine starts none of the containers by itself: the volumes that they name are the new
+// system's.
+func (a *asides) leave(ctx context.Context, engine Runner) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var errs []error
+	for _, i := range a.items {
+		if i.kind == KindContainer {
+			errs = append(errs, engine.Leave(ctx, i.id))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // drop removes all of it, containers before what they use. It goes on after an error; left is what
@@ -62,7 +79,7 @@ func (a *asides) drop(ctx context.Context) (left []string, err error) {
 }
 
 // asideName is the name that something has while it is aside.
-func (r *restorer) asideName(name string) string { return name + asideSuffix + r.run }
+func (r *restorer) asideName(name string) string { return snapshot.AsideName(name, r.run) }
 
 // setContainersAside stops and renames the containers that the plan replaces, those that others
 // depend on last.
@@ -94,7 +111,7 @@ func (r *restorer) setContainerAside(ctx context.Context, j containerJob) error 
 		return err
 	}
 	r.undo.add("container "+r.asideName(name), func(ctx context.Context) error { return r.engine.Rename(ctx, id, name) })
-	r.aside.add(KindContainer, r.asideName(name), func(ctx context.Context) error { return r.engine.RemoveContainer(ctx, id) })
+	r.aside.add(KindContainer, r.asideName(name), id, func(ctx context.Context) error { return r.engine.RemoveContainer(ctx, id) })
 	return nil
 }
 
@@ -121,7 +138,7 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
 		return fmt.Errorf("set volume %s aside: %w", j.name, err)
 	}
 	r.undo.add("content of volume "+j.name+" in "+old, func(context.Context) error { return errors.Join(os.RemoveAll(from), moveDir(to, from)) })
-	r.aside.add(KindVolume, old, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
+	r.aside.add(KindVolume, old, "", func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
 	return nil
 }
 
@@ -148,7 +165,7 @@ func (r *restorer) setPathAside(path string) error {
 		return fmt.Errorf("set bind %s aside: %w", path, err)
 	}
 	r.undo.add("path "+old, func(context.Context) error { return os.Rename(old, path) })
-	r.aside.add(KindBind, old, func(context.Context) error { return os.RemoveAll(old) })
+	r.aside.add(KindBind, old, "", func(context.Context) error { return os.RemoveAll(old) })
 	return nil
 }
 
@@ -162,6 +179,6 @@ func (r *restorer) setReferenceAside(ctx context.Context, ref, holder string) er
 	r.undo.add("image "+old, func(ctx context.Context) error {
 		return errors.Join(r.engine.Tag(ctx, old, ref), r.engine.Untag(ctx, old))
 	})
-	r.aside.add(KindImage, old, func(ctx context.Context) error { return r.engine.Untag(ctx, old) })
+	r.aside.add(KindImage, old, "", func(ctx context.Context) error { return r.engine.Untag(ctx, old) })
 	return nil
 }

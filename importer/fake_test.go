@@ -493,6 +493,14 @@ func (f *fakeEngine) Stop(_ context.Context, id string) error {
 	return nil
 }
 
+func (f *fakeEngine) Leave(_ context.Context, id string) error {
+	defer f.mu.Unlock()
+	if err := f.call("leave %s", id); err != nil {
+		return err
+	}
+	return nil
+}
+
 func (f *fakeEngine) State(_ context.Context, id string) (snapshot.State, error) {
 	defer f.mu.Unlock()
 	if err := f.call("state"); err != nil {

@@ -17,9 +17,6 @@ const (
 	labelSystem  = "io.github.hakobune-dr.system"
 )
 
-// asideSuffix starts the suffix of what Options.Replace moves aside.
-const asideSuffix = ".hakobune-old-"
-
 // renamer derives the names on the target from those in the snapshot.
 type renamer struct {
 	system string // as the snapshot calls it

@@ -107,9 +107,14 @@ func TestFailover(t *testing.T) {
 
 	// Home again. What home had is moved aside and kept.
 	second.docker(t, "stop", name+"-db", name+"-web")
+	first.docker(t, "update", "--restart", "always", name+"-web")
 	back := home.ok(t, "failback", "--host", first.Host.Host, name)
 	if !strings.Contains(back.out, name+"-data.hakobune-old-") || !strings.Contains(back.out, name+"-web.hakobune-old-") {
 		t.Errorf("it does not name what it keeps:\n%s", back.out)
+	}
+	aside := first.docker(t, "ps", "-aq", "--filter", "name="+name+"-web.hakobune-old-")
+	if policy := first.docker(t, "inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", aside); policy != "no" {
+		t.Errorf("what was moved aside would be started with the engine: %q", policy)
 	}
 	old := strings.Fields(first.docker(t, "volume", "ls", "-q", "--filter", "name="+name+"-data.hakobune-old-"))
 	if len(old) != 1 {
@@ -120,5 +125,8 @@ func TestFailover(t *testing.T) {
 	}
 	standby.fails(t, 22, []string{"belongs to site"}, "backup", "--host", second.Host.Host, "--site", "cloud", name)
 	home.backup(t, first, name)
+	if now := home.ok(t, "snapshots", name).out; !strings.Contains(now, name+"-web") || strings.Contains(now, "  container   "+name+"-web.hakobune-old") {
+		t.Errorf("what was moved aside is taken for the system's:\n%s", now)
+	}
 	home.clean(t)
 }

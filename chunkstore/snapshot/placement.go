@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -132,3 +133,13 @@ type Subnet struct {
 	Network string // of the engine; empty: the host routes it
 	Device  string // of a route: the network interface
 }
+
+// asideMark is what the name of a thing has behind its own where a restore moved it aside.
+const asideMark = ".hakobune-old-"
+
+// AsideName is the name that a thing gets that the restore with that id moves aside.
+func AsideName(name, restore string) string { return name + asideMark + restore }
+
+// IsAside tells whether a thing of that name was moved aside by a restore: its labels are still those of a system, to
+// which it does not belong any more.
+func IsAside(name string) bool { return strings.Contains(name, asideMark) }

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -42,6 +43,12 @@ func (e *Engine) stateFailure(ctx context.Context, id string, err error, needs, 
 func (e *Engine) Stop(ctx context.Context, id string) error {
 	_, err := e.api.ContainerStop(ctx, id, client.ContainerStopOptions{})
 	return fail(err, nil, "stop container %.12s", id)
+}
+
+// Leave sets a container's restart policy to "no": one of "always" starts with the engine even if somebody stopped it.
+func (e *Engine) Leave(ctx context.Context, id string) error {
+	_, err := e.api.ContainerUpdate(ctx, id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyDisabled}})
+	return fail(err, nil, "set the restart policy of container %.12s", id)
 }
 
 // Start starts a container. Starting one that runs does nothing. After an error the container must

@@ -20,7 +20,7 @@ import (
 func TestControl(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
 		p, ctx := dockertest.Prefix(t, h), ctxOf(t)
-		options := client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: dockertest.Busybox(t, h), StopSignal: "KILL", Cmd: []string{"sleep", "1000"}}}
+		options := client.ContainerCreateOptions{Name: p, Config: &container.Config{Image: dockertest.Busybox(t, h), StopSignal: "KILL", Cmd: []string{"sleep", "1000"}}, HostConfig: &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "always"}}}
 		id := dockertest.Create(t, h, options)
 		is := func(want string) {
 			t.Helper()
@@ -52,6 +52,10 @@ func TestControl(t *testing.T) {
 		wrong("rename", e.Rename(ctx, id, p+"-renamed"), nil)
 		dockertest.Create(t, h, options)
 		wrong("rename to the taken", e.Rename(ctx, id, p), snapshot.ErrExists)
+		wrong("leave", e.Leave(ctx, id), nil)
+		if c := find(t, e, p+"-renamed"); c.Restart != "no" {
+			t.Errorf("left with restart policy %q", c.Restart)
+		}
 		wrong("stop", e.Stop(ctx, id), nil)
 		is("exited")
 		wrong("remove", e.RemoveContainer(ctx, id), nil)
