@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,8 @@ func onEngines(t *testing.T, test func(t *testing.T, e *docker.Engine, prefix st
 	}
 }
 
-// untagAll removes the images that a test made, once their containers are gone.
+// untagAll removes the images that a test made, once their containers are gone. Other test binaries restore to the engine at
+// the same time, and kill what does: only of its own images a test says what is left.
 func untagAll(t *testing.T, e *docker.Engine, prefix string) {
 	ctx := context.Background()
 	cs, err := e.Names(ctx)
@@ -54,11 +56,12 @@ func untagAll(t *testing.T, e *docker.Engine, prefix string) {
 	all, err := e.Images(ctx)
 	ok(t, err)
 	for _, img := range all {
+		own := slices.ContainsFunc(img.Tags, func(tag string) bool { return strings.Contains(tag, prefix) })
 		for _, tag := range img.Tags {
 			if strings.Contains(tag, prefix) {
 				ok(t, e.Untag(ctx, tag))
 			}
-			if strings.Contains(tag, "incoming") || strings.Contains(tag, "hakobune/fill") || strings.Contains(tag, "hakobune/old") {
+			if own && strings.Contains(tag, "incoming") || strings.Contains(tag, "hakobune/fill") || strings.Contains(tag, "hakobune/old") {
 				t.Errorf("image %s is left", tag)
 			}
 		}
@@ -206,7 +209,7 @@ func TestSystemOnEngines(t *testing.T) {
 		if got := run(t, e, db, "cat /data/*") + run(t, e, web, "cat /conf/*"); got != "rows\nlisten\n" || len(r.Left) > 0 {
 			t.Errorf("replaced volume and bind hold %q; left %v", got, r.Left)
 		}
-		checkNothingAside(t, e, conf)
+		checkNothingAside(t, e, prefix, conf)
 
 		r, err = importer.Restore(t.Context(), repo, snap, e, importer.Options{
 			As: prefix + "-copy", Settle: brisk.Settle, Ports: map[string]string{"18099": "18098"}, Binds: map[string]string{conf: conf + "-copy"},
@@ -240,12 +243,12 @@ func checkComposeImage(t *testing.T, e *docker.Engine, prefix string) {
 	}
 }
 
-func checkNothingAside(t *testing.T, e *docker.Engine, conf string) {
+func checkNothingAside(t *testing.T, e *docker.Engine, prefix, conf string) {
 	t.Helper()
 	names, err := e.Names(t.Context())
 	ok(t, err)
 	for _, x := range append(names.Containers, names.Volumes...) {
-		if strings.Contains(x.Name, "hakobune-old") {
+		if strings.HasPrefix(x.Name, prefix) && strings.Contains(x.Name, "hakobune-old") {
 			t.Errorf("%s is left", x.Name)
 		}
 	}
