@@ -150,12 +150,15 @@ func TestReencryptBesideReaders(t *testing.T) {
 	base, contents := rotated(t)
 	for n := range 30 {
 		store := base.Clone()
+		var mu sync.Mutex
 		calls := 0
 		var err error
 		r := reopen(t, storetest.Intercept(store, func(ctx context.Context, c storetest.Call, next func() error) error {
 			if len(c.Name) < 2 || c.Name[:2] != "n/" && c.Name[:2] != "f/" {
 				return next()
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if calls++; calls == n {
 				_, err = reencrypt(t.Context(), store, -1)
 			}
