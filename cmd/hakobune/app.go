@@ -73,12 +73,11 @@ The repository and its password are better given once, in the environment
 		CommandNotFound:           nil,
 		Action:                    p.noCommand,
 		Commands: []*cli.Command{
-			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.findCommand(), p.diffCommand(), p.dumpCommand(),
-			p.restoreCommand(), p.exportCommand(), p.checkCommand(), p.forgetCommand(), p.tagCommand(), p.mountCommand(), p.pruneCommand(), p.repairCommand(), p.copyCommand(), p.syncCommand(), p.statsCommand(), p.keyCommand(),
-			p.statusCommand(), p.failoverCommand(), p.failbackCommand(), p.handoverCommand(), p.standbyCommand(),
-			p.thawCommand(),
-			p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
-			p.planCommand(), p.drillCommand(), p.reportCommand(), p.registryCommand(), p.composeCommand(),
+			p.initCommand(), p.backupCommand(), p.snapshotsCommand(), p.lsCommand(), p.findCommand(), p.diffCommand(), p.dumpCommand(), p.mountCommand(),
+			p.planCommand(), p.restoreCommand(), p.exportCommand(), p.composeCommand(), p.registryCommand(),
+			p.standbyCommand(), p.failoverCommand(), p.failbackCommand(), p.handoverCommand(), p.drillCommand(), p.reportCommand(), p.statusCommand(),
+			p.checkCommand(), p.forgetCommand(), p.tagCommand(), p.pruneCommand(), p.repairCommand(), p.copyCommand(), p.syncCommand(), p.thawCommand(),
+			p.statsCommand(), p.keyCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.guardCommand(), p.helperCommand(),
 		},
 	}
 	for _, c := range app.Commands {
