@@ -21,16 +21,15 @@ type asides struct {
 type asideItem struct {
 	kind   Kind
 	name   string // it has now
-	id     string // of a container
 	remove func(context.Context) error
 }
 
 func (i asideItem) String() string { return string(i.kind) + " " + i.name }
 
-func (a *asides) add(kind Kind, name, id string, remove func(context.Context) error) {
+func (a *asides) add(kind Kind, name string, remove func(context.Context) error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.items = append(a.items, asideItem{kind, name, id, remove})
+	a.items = append(a.items, asideItem{kind, name, remove})
 }
 
 func (a *asides) list() []string {
@@ -41,20 +40,6 @@ func (a *asides) list() []string {
 		all = append(all, i.String())
 	}
 	return all
-}
-
-// leave sees to it that the engine starts none of the containers by itself: the volumes that they name are the new
-// system's.
-func (a *asides) leave(ctx context.Context, engine Runner) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var errs []error
-	for _, i := range a.items {
-		if i.kind == KindContainer {
-			errs = append(errs, engine.Leave(ctx, i.id))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // drop removes all of it, containers before what they use. It goes on after an error; left is what
@@ -98,6 +83,14 @@ func (r *restorer) setContainersAside(ctx context.Context) error {
 
 func (r *restorer) setContainerAside(ctx context.Context, j containerJob) error {
 	id, name := j.old.ID, j.old.Name
+	// The volumes that it names are the new system's soon: not even a restart of the engine may start it on them.
+	back, err := r.engine.Leave(ctx, id)
+	if back != nil { // also after an error, which may have been lost on the way
+		r.undo.add("restart policy of container "+name, back)
+	}
+	if err != nil {
+		return err
+	}
 	if running(j.old.State) {
 		// Registered first: a stop that failed half-way may have stopped it.
 		r.undo.add("container "+name+" stopped", func(ctx context.Context) error { return r.engine.Start(ctx, id) })
@@ -111,7 +104,7 @@ func (r *restorer) setContainerAside(ctx context.Context, j containerJob) error 
 		return err
 	}
 	r.undo.add("container "+r.asideName(name), func(ctx context.Context) error { return r.engine.Rename(ctx, id, name) })
-	r.aside.add(KindContainer, r.asideName(name), id, func(ctx context.Context) error { return r.engine.RemoveContainer(ctx, id) })
+	r.aside.add(KindContainer, r.asideName(name), func(ctx context.Context) error { return r.engine.RemoveContainer(ctx, id) })
 	return nil
 }
 
@@ -125,7 +118,13 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
 	if err := r.engine.CreateVolume(ctx, j.volume, old, nil); err != nil {
 		return err
 	}
-	r.undo.add("volume "+old, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
+	holds := false // what was in the volume
+	r.undo.add("volume "+old, func(ctx context.Context) error {
+		if holds {
+			return fmt.Errorf("it holds what was in volume %s", j.name)
+		}
+		return r.engine.RemoveVolume(ctx, old)
+	})
 	from, err := r.engine.VolumeMountpoint(ctx, j.name)
 	if err != nil {
 		return err
@@ -137,8 +136,13 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
 	if err := moveDir(from, to); err != nil {
 		return fmt.Errorf("set volume %s aside: %w", j.name, err)
 	}
-	r.undo.add("content of volume "+j.name+" in "+old, func(context.Context) error { return errors.Join(os.RemoveAll(from), moveDir(to, from)) })
-	r.aside.add(KindVolume, old, "", func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
+	holds = true
+	r.undo.add("content of volume "+j.name+" in "+old, func(context.Context) error {
+		err := errors.Join(os.RemoveAll(from), moveDir(to, from))
+		holds = err != nil
+		return err
+	})
+	r.aside.add(KindVolume, old, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
 	return nil
 }
 
@@ -165,7 +169,7 @@ func (r *restorer) setPathAside(path string) error {
 		return fmt.Errorf("set bind %s aside: %w", path, err)
 	}
 	r.undo.add("path "+old, func(context.Context) error { return os.Rename(old, path) })
-	r.aside.add(KindBind, old, "", func(context.Context) error { return os.RemoveAll(old) })
+	r.aside.add(KindBind, old, func(context.Context) error { return os.RemoveAll(old) })
 	return nil
 }
 
@@ -179,6 +183,6 @@ func (r *restorer) setReferenceAside(ctx context.Context, ref, holder string) er
 	r.undo.add("image "+old, func(ctx context.Context) error {
 		return errors.Join(r.engine.Tag(ctx, old, ref), r.engine.Untag(ctx, old))
 	})
-	r.aside.add(KindImage, old, "", func(ctx context.Context) error { return r.engine.Untag(ctx, old) })
+	r.aside.add(KindImage, old, func(ctx context.Context) error { return r.engine.Untag(ctx, old) })
 	return nil
 }

@@ -51,6 +51,7 @@ type fakeContainer struct {
 	Mounts             []snapshot.Mount
 	Inspect            string
 	Place              snapshot.Placement
+	Restart            string
 }
 
 var _ importer.Engine = (*fakeEngine)(nil)
@@ -98,7 +99,11 @@ func (f *fakeEngine) state(t testing.TB, paths ...string) string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(f.containers)) {
 		c := f.containers[id]
-		fmt.Fprintf(&b, "container %s %s %s %s\n", id, c.Name, c.State, c.Image)
+		fmt.Fprintf(&b, "container %s %s %s %s", id, c.Name, c.State, c.Image)
+		if c.Restart != "" {
+			fmt.Fprintf(&b, " restart=%s", c.Restart)
+		}
+		b.WriteByte('\n')
 	}
 	for _, p := range paths {
 		fmt.Fprintf(&b, "path %s\n%s", p, listing(t, p))
@@ -493,12 +498,23 @@ func (f *fakeEngine) Stop(_ context.Context, id string) error {
 	return nil
 }
 
-func (f *fakeEngine) Leave(_ context.Context, id string) error {
+func (f *fakeEngine) Leave(_ context.Context, id string) (func(context.Context) error, error) {
 	defer f.mu.Unlock()
-	if err := f.call("leave %s", id); err != nil {
+	c := f.containers[id]
+	was := c.Restart
+	back := func(context.Context) error {
+		defer f.mu.Unlock()
+		err := f.call("take back %s", id)
+		if err == nil {
+			c.Restart = was
+		}
 		return err
 	}
-	return nil
+	if err := f.call("leave %s", id); err != nil {
+		return back, err
+	}
+	c.Restart = "no"
+	return back, nil
 }
 
 func (f *fakeEngine) State(_ context.Context, id string) (snapshot.State, error) {

@@ -180,9 +180,6 @@ func (r *restorer) sendAndFill(ctx context.Context) error {
 func (r *restorer) settle(ctx context.Context) {
 	r.spendStage(ctx)
 	if r.opts.NoStart || r.opts.KeepReplaced {
-		if err := r.aside.leave(ctx, r.engine); err != nil {
-			r.res.note("what was replaced", err.Error())
-		}
 		r.res.Left = r.aside.list()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -33,6 +35,9 @@ func runningShop(t testing.TB, repo *chunkstore.Repository, snap *snapshot.Snaps
 	}
 	f.images["sha256:other"] = fakeEngineImage{}
 	f.tags["mariadb:11"] = "sha256:other"
+	for _, c := range f.containers {
+		c.Restart = "always"
+	}
 	return f
 }
 
@@ -145,6 +150,56 @@ func TestCancel(t *testing.T) {
 		if after := f.state(t, filepath.Dir(conf)); after != before || !errors.Is(err, context.Canceled) {
 			t.Fatalf("call %d: %v\n(-before +after):\n%s", n, err, cmp.Diff(before, after))
 		}
+	}
+}
+
+// TestUndoKeepsWhatIsAside: where the old content of a volume cannot be put back, it stays where it is.
+func TestUndoKeepsWhatIsAside(t *testing.T) {
+	needRoot(t)
+	repo, snap, conf := smallShop(t)
+	f := runningShop(t, repo, snap, conf)
+	busy := filepath.Join(f.root, "shop_data", "busy")
+	old := maps.Clone(f.containers)
+	f.fault = func(call string) error {
+		id, start := strings.CutPrefix(call, "start ")
+		if !start || old[id] != nil {
+			return nil
+		}
+		if os.Mkdir(busy, 0o755) == nil {
+			ok(t, unix.Mount("none", busy, "tmpfs", 0, "size=4k"))
+			t.Cleanup(func() { _ = unix.Unmount(busy, 0) })
+		}
+		return errInjected
+	}
+	r, err := importer.Restore(t.Context(), repo, snap, f, importer.Options{Replace: true, Settle: quick.Settle})
+	if err == nil || !strings.Contains(fmt.Sprint(r.Left), "volume shop_data.hakobune-old-") {
+		t.Fatalf("%v; left %v", err, r.Left)
+	}
+	for name := range f.volumes {
+		if text, err := os.ReadFile(filepath.Join(f.root, name, "table")); snapshot.IsAside(name) && string(text) == "newer\n" && err == nil {
+			return
+		}
+	}
+	t.Errorf("what was in the volume is gone:\n%s", f.state(t))
+}
+
+// TestReplacedStayDown: what is kept aside names volumes that are the new system's.
+func TestReplacedStayDown(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	f := runningShop(t, repo, snap, conf)
+	r, err := importer.Restore(t.Context(), repo, snap, f, importer.Options{Replace: true, KeepReplaced: true, Settle: quick.Settle})
+	ok(t, err)
+	kept := 0
+	for _, c := range f.containers {
+		if snapshot.IsAside(c.Name) {
+			kept++
+			if c.Restart != "no" || c.State == "running" {
+				t.Errorf("%s: %s, restart policy %s", c.Name, c.State, c.Restart)
+			}
+		}
+	}
+	if kept == 0 {
+		t.Errorf("nothing is kept: %v", r.Left)
 	}
 }
 

@@ -69,7 +69,10 @@ type hostConfig struct {
 	Links         []string
 	VolumesFrom   []string
 	PortBindings  map[string][]struct{ HostIP, HostPort string }
-	RestartPolicy struct{ Name string }
+	RestartPolicy struct {
+		Name              string
+		MaximumRetryCount int
+	}
 }
 
 type mountPoint struct {

@@ -46,9 +46,21 @@ func (e *Engine) Stop(ctx context.Context, id string) error {
 }
 
 // Leave sets a container's restart policy to "no": one of "always" starts with the engine even if somebody stopped it.
-func (e *Engine) Leave(ctx context.Context, id string) error {
-	_, err := e.api.ContainerUpdate(ctx, id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyDisabled}})
-	return fail(err, nil, "set the restart policy of container %.12s", id)
+// back sets it to what it was.
+func (e *Engine) Leave(ctx context.Context, id string) (back func(context.Context) error, err error) {
+	in, err := e.inspect(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	set := func(ctx context.Context, p container.RestartPolicy) error {
+		_, err := e.api.ContainerUpdate(ctx, id, client.ContainerUpdateOptions{RestartPolicy: &p})
+		return fail(err, nil, "set the restart policy of container %.12s", id)
+	}
+	was := in.HostConfig.RestartPolicy
+	back = func(ctx context.Context) error {
+		return set(ctx, container.RestartPolicy{Name: container.RestartPolicyMode(was.Name), MaximumRetryCount: was.MaximumRetryCount})
+	}
+	return back, set(ctx, container.RestartPolicy{Name: container.RestartPolicyDisabled})
 }
 
 // Start starts a container. Starting one that runs does nothing. After an error the container must

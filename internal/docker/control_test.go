@@ -52,9 +52,14 @@ func TestControl(t *testing.T) {
 		wrong("rename", e.Rename(ctx, id, p+"-renamed"), nil)
 		dockertest.Create(t, h, options)
 		wrong("rename to the taken", e.Rename(ctx, id, p), snapshot.ErrExists)
-		wrong("leave", e.Leave(ctx, id), nil)
+		back, err := e.Leave(ctx, id)
+		wrong("leave", err, nil)
 		if c := find(t, e, p+"-renamed"); c.Restart != "no" {
 			t.Errorf("left with restart policy %q", c.Restart)
+		}
+		wrong("take back", back(ctx), nil)
+		if c := find(t, e, p+"-renamed"); c.Restart != "always" {
+			t.Errorf("taken back with restart policy %q", c.Restart)
 		}
 		wrong("stop", e.Stop(ctx, id), nil)
 		is("exited")
