@@ -89,7 +89,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.index, c.packs, c.claims, c.outcomes, c.records, c.locks, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.list, c.index, c.packs, c.claims, c.outcomes, c.records, c.locks, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -105,6 +105,7 @@ type checker struct {
 
 	stored    map[string]int64 // packs in the backend
 	gone      map[PackID]bool  // packs that collections have deleted
+	listed    []Outcome        // all that there were before the index was read
 	snapshots []Outcome
 	users     map[PackID]map[int]bool // numbers of the snapshots that need a pack
 	mu        sync.Mutex              // of bad and of the report while packs are read
@@ -168,6 +169,13 @@ func (c *checker) found(ctx context.Context, object string, err error, snapshots
 		c.fault(object, err, snapshots...)
 	}
 	return ctx.Err()
+}
+
+// list lists outcomes before the index is read, so that this has all that they need: of one that is created meanwhile it may not.
+func (c *checker) list(ctx context.Context) error {
+	var err error
+	c.listed, err = c.r.allOutcomes(ctx)
+	return err
 }
 
 // index loads every index object by itself, so that a damaged one does not hide the others.
@@ -278,10 +286,6 @@ func (c *checker) claims(ctx context.Context) error {
 
 // outcomes verifies every snapshot down to the index entries of its chunks.
 func (c *checker) outcomes(ctx context.Context) error {
-	all, err := c.r.allOutcomes(ctx)
-	if err != nil {
-		return err
-	}
 	forgotten, bad, err := c.r.forgotten(ctx)
 	if err != nil {
 		return err
@@ -289,8 +293,8 @@ func (c *checker) outcomes(ctx context.Context) error {
 	for name, err := range bad {
 		c.fault(name, err)
 	}
-	c.chains(all, forgotten)
-	for _, o := range all {
+	c.chains(c.listed, forgotten)
+	for _, o := range c.listed {
 		if err := c.sealings(ctx, o); err != nil {
 			return err
 		}

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
+	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -265,6 +267,37 @@ func TestCondemnedPacks(t *testing.T) {
 	for _, o := range all {
 		if !bytes.Equal(restore(t, r, o), content) {
 			t.Error("content differs")
+		}
+	}
+}
+
+// A backup that ends while a check looks is none of its faults, between whichever of its calls to the store that is.
+func TestCheckBesideBackup(t *testing.T) {
+	base, before := seeded(t)
+	content := noise(31, 200_000)
+	for n := int64(1); ; n++ {
+		store := base.Clone()
+		var calls atomic.Int64
+		r := reopen(t, storetest.Intercept(store, func(_ context.Context, _ storetest.Call, next func() error) error {
+			if calls.Add(1) == n {
+				if _, err := backup(t.Context(), reopen(t, store, chunkstore.Options{}), content); err != nil {
+					t.Error(err)
+				}
+			}
+			return next()
+		}), chunkstore.Options{})
+		report, err := r.Check(t.Context(), chunkstore.CheckOptions{Walk: walk(r)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range report.Faults {
+			t.Errorf("a backup before call %d: fault: %s: %v", n, f.Object, f.Err)
+		}
+		if calls.Load() < n {
+			break
+		}
+		if all, err := reopen(t, store, chunkstore.Options{}).Outcomes(t.Context()); err != nil || len(all) != 2 || !bytes.Equal(restore(t, reopen(t, store, chunkstore.Options{}), all[0]), before) {
+			t.Fatalf("a backup before call %d: %v, %v", n, all, err)
 		}
 	}
 }
