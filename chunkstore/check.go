@@ -32,7 +32,7 @@ type CheckOptions struct {
 // Fault is something wrong in a repository.
 type Fault struct {
 	Object    string    // name of the object, or "" where a snapshot itself is at fault
-	Err       error     // what is wrong
+	Err       error     // what is wrong; where IsPassing says so, only that it could not be looked at
 	Snapshots []Outcome // that need it; empty where none does, or it cannot be told
 }
 
@@ -219,7 +219,7 @@ func (c *checker) readIndex(ctx context.Context, condemned map[PackID]bool) (*li
 	for _, name := range names {
 		var d delta
 		object, err := c.r.backend.Get(ctx, name, 0, -1)
-		if errors.Is(err, ErrNotExist) || ctx.Err() != nil {
+		if errors.Is(err, ErrNotExist) || IsPassing(err) || ctx.Err() != nil { // what snapshots need would seem to be lost
 			return nil, nil, err
 		}
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -87,10 +88,32 @@ func (r retrying) do(ctx context.Context, op, name string, f func() error) error
 	if ended := ctx.Err(); ended != nil && err != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%s %s: %w", op, name, ended) // backoff gives the cause instead
 	}
-	if err != nil && attempts > 1 && !final(ctx, err) {
-		return fmt.Errorf("%w (after %d attempts)", err, attempts)
+	if err != nil && !final(ctx, err) {
+		return &givenUpError{err, attempts}
 	}
 	return err
+}
+
+// givenUpError is one that may pass, but that was not waited for any longer.
+type givenUpError struct {
+	err      error
+	attempts int
+}
+
+func (e *givenUpError) Error() string {
+	if e.attempts == 1 {
+		return e.err.Error()
+	}
+	return fmt.Sprintf("%v (after %d attempts)", e.err, e.attempts)
+}
+
+func (e *givenUpError) Unwrap() error { return e.err }
+
+// IsPassing tells whether an error is one that Retry gave up on: the store did not do what was asked, as where a network fails, and
+// may do so later. It says nothing of what is stored; but of a disk that cannot read what lies on it, it does.
+func IsPassing(err error) bool {
+	var e *givenUpError
+	return errors.As(err, &e) && !errors.Is(err, syscall.EIO)
 }
 
 // final reports whether err stays, however often the call is repeated.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -107,7 +108,7 @@ func TestRetryGivesUp(t *testing.T) {
 		start := time.Now()
 		_, err := b.Stat(t.Context(), "p/x")
 		elapsed, n := time.Since(start), count.Calls(storetest.Stat)
-		if !errors.Is(err, storetest.ErrInjected) || !strings.Contains(err.Error(), fmt.Sprintf("after %d attempts", n)) {
+		if !errors.Is(err, storetest.ErrInjected) || !chunkstore.IsPassing(err) || !strings.Contains(err.Error(), fmt.Sprintf("after %d attempts", n)) {
 			t.Errorf("%v", err)
 		}
 		if elapsed > 15*time.Minute || elapsed < 13*time.Minute || n < 20 || n > 100 {
@@ -127,6 +128,54 @@ func TestRetryNever(t *testing.T) {
 	b := chunkstore.Retry(count.Wrap(down(memory())), chunkstore.RetryOptions{MaxElapsed: -1})
 	if err := b.Delete(t.Context(), "a"); !errors.Is(err, storetest.ErrInjected) || count.Calls(storetest.Delete) != 1 {
 		t.Errorf("%v after %d calls", err, count.Calls(storetest.Delete))
+	}
+}
+
+// What the store does not give for now is not damage, whatever finds it: a check, a list, a record. What is gone is, and so is what
+// a disk cannot read.
+func TestIsPassing(t *testing.T) {
+	store, _ := seeded(t)
+	all, err := reopen(t, store, chunkstore.Options{}).Outcomes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reopen(t, store, chunkstore.Options{}).Forget(t.Context(), "test", []chunkstore.Outcome{{Name: "n/0000000000000000/00000000000000000000000000000000"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, prefix := range []string{"p/", "t/", "i/", "f/", all[0].Name} {
+		for _, c := range []struct {
+			err     error
+			passing bool
+		}{{storetest.ErrInjected, true}, {chunkstore.ErrNotExist, false}, {syscall.EIO, false}} {
+			b := chunkstore.Retry(storetest.Intercept(store, func(_ context.Context, call storetest.Call, next func() error) error {
+				if call.Op == storetest.Get && strings.HasPrefix(call.Name, prefix) {
+					return c.err
+				}
+				return next()
+			}), chunkstore.RetryOptions{MaxElapsed: -1})
+			r, err := chunkstore.Open(t.Context(), b, password, chunkstore.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			report, err := r.Check(t.Context(), chunkstore.CheckOptions{Walk: walk(r), Data: chunkstore.Everything})
+			if prefix == "i/" && !errors.Is(c.err, syscall.EIO) { // without an index nothing can be said of snapshots
+				if chunkstore.IsPassing(err) != c.passing || !errors.Is(err, c.err) {
+					t.Errorf("%s, %v: %v", prefix, c.err, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(report.Faults) == 0 {
+				t.Errorf("%s, %v: no fault", prefix, c.err)
+			}
+			for _, f := range report.Faults {
+				if errors.Is(f.Err, c.err) && chunkstore.IsPassing(f.Err) != c.passing {
+					t.Errorf("%s: is %q passing: %v", prefix, f.Err, !c.passing)
+				}
+			}
+		}
 	}
 }
 

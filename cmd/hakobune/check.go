@@ -18,7 +18,7 @@ func (p *program) checkCommand() *cli.Command {
 		Usage: "verify the repository: everything a restore would need is there and whole",
 		Description: `Reads all metadata from the store, not from the cache, and follows every snapshot down to the packs
 that it needs. With --read-data it reads every byte of them too. It reports every fault with the systems
-and snapshots that it touches, repairs nothing, and exits with 4 if there is one.
+and snapshots that it touches, repairs nothing, and exits with 4 if there is one (with 1 if the store just did not answer).
 
    hakobune check
    hakobune check --read-data
@@ -90,12 +90,12 @@ func (p *program) check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(report.Faults) > 0 {
-		p.exit = exitDamage
-	}
+	var errs []error
 	for _, f := range report.Faults {
+		errs = append(errs, f.Err)
 		p.showFault(c, faultOf(f))
 	}
+	p.wentWithout(errs)
 	line := checkLine{
 		"summary", len(report.Faults), report.Snapshots, report.Packs, report.Unindexed, report.Chunks, report.Bytes,
 		report.ReadPacks, report.ReadBytes, report.Locks, report.Archived,

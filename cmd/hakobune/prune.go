@@ -130,9 +130,7 @@ func (p *program) collect(c *cli.Context, repo *chunkstore.Repository, opts chun
 		return err
 	}
 	line := pruneOf(report, opts.DryRun)
-	if len(line.Problems) > 0 {
-		p.exit = exitDamage
-	}
+	p.wentWithout(report.Problems)
 	return p.result(c, line, func() { p.showPrune(line) })
 }
 

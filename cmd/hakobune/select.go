@@ -56,9 +56,17 @@ func (p *program) openCatalog(c *cli.Context) (*chunkstore.Repository, *snapshot
 }
 
 // tellDamage lets the command end with its own exit code where snapshots cannot be read.
-func (p *program) tellDamage(cat *snapshot.Catalog) {
-	if len(cat.Damaged) > 0 {
-		p.exit = exitDamage
+func (p *program) tellDamage(cat *snapshot.Catalog) { p.wentWithout(cat.Damaged) }
+
+// wentWithout lets the command end with its own exit code where it went on without something: there is damage, unless the store
+// just did not give it.
+func (p *program) wentWithout(errs []error) {
+	for _, err := range errs {
+		p.exit = exitFailed
+		if !chunkstore.IsPassing(err) {
+			p.exit = exitDamage
+			return
+		}
 	}
 }
 
