@@ -157,7 +157,7 @@ func openFirst(ctx context.Context, b Backend, secret crypto.Secret, opts Option
 }
 
 // useLock makes r see and store objects as its config says, if b, where it lies, can lock them.
-func (r *Repository) useLock(ctx context.Context, b Backend) error {
+func (r *Repository) useLock(ctx context.Context, b Backend, secret crypto.Secret) error {
 	if r.config.Lock == nil {
 		return nil
 	}
@@ -173,7 +173,12 @@ func (r *Repository) useLock(ctx context.Context, b Backend) error {
 		return err
 	}
 	r.backend, r.locker = locked, lockerOf(locked)
-	return nil
+	// The slot that a rotation has made may be hidden or covered at b, and an older one have been opened.
+	payload, err := unlock(ctx, locked, secret)
+	if err == nil && len(payload.Masters) > int(r.keys.Epoch()) {
+		r.keys, err = crypto.NewKeys(payload.Repository, payload.Masters...)
+	}
+	return err
 }
 
 // lockRecord is the file of the cache that says until when objects are locked, so that the store need not be asked

@@ -125,7 +125,7 @@ func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*
 		r, err = openFirst(ctx, b, secret, opts, err)
 	}
 	if err == nil {
-		err = r.useLock(ctx, b)
+		err = r.useLock(ctx, b, secret)
 	}
 	if err != nil {
 		return nil, err

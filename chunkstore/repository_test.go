@@ -267,7 +267,7 @@ func TestSlots(t *testing.T) {
 	if err != nil || len(slots) != 1 {
 		t.Fatalf("%v, %v", slots, err)
 	}
-	if err := chunkstore.RemoveSlot(ctx, b, slots[0].ID); !errors.Is(err, chunkstore.ErrLastSlot) {
+	if err := chunkstore.RemoveSlot(ctx, b, password, slots[0].ID); !errors.Is(err, chunkstore.ErrLastSlot) {
 		t.Errorf("removing the last slot: %v", err)
 	}
 	second := crypto.Passphrase([]byte("another"))
@@ -281,13 +281,13 @@ func TestSlots(t *testing.T) {
 	if _, err := chunkstore.Open(ctx, b, second, chunkstore.Options{}); err != nil {
 		t.Errorf("opening with the new slot: %v", err)
 	}
-	if err := chunkstore.RemoveSlot(ctx, b, slots[0].ID); err != nil {
+	if err := chunkstore.RemoveSlot(ctx, b, second, slots[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := chunkstore.Open(ctx, b, password, chunkstore.Options{}); !errors.Is(err, crypto.ErrWrongKey) {
 		t.Errorf("opening with the removed slot: %v", err)
 	}
-	if err := chunkstore.RemoveSlot(ctx, b, "0000"); !errors.Is(err, chunkstore.ErrNotExist) {
+	if err := chunkstore.RemoveSlot(ctx, b, second, "0000"); !errors.Is(err, chunkstore.ErrNotExist) {
 		t.Errorf("removing what is not there: %v (have %s)", err, id)
 	}
 }

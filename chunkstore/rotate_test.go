@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -72,6 +73,38 @@ func rotate(t testing.TB, b chunkstore.Backend) *chunkstore.RotateReport {
 		t.Fatal(err)
 	}
 	return report
+}
+
+// The slot with the newest keys is not removed while the others are older: as after a rotation that was stopped.
+func TestNewestSlotStays(t *testing.T) {
+	b := mem.New(mem.Options{})
+	newRepository(t, b, chunkstore.Options{})
+	old := slotsOf(t, b)[0]
+	object := bytesOf(t, b, "k/"+old)
+	rotate(t, b)
+	fresh := slotsOf(t, b)[0]
+	if err := b.Put(t.Context(), "k/"+old, object); err != nil {
+		t.Fatal(err)
+	}
+	if err := chunkstore.RemoveSlot(t.Context(), b, password, fresh); !errors.Is(err, chunkstore.ErrLastSlot) {
+		t.Errorf("the newest: %v", err)
+	}
+	other := crypto.KeyFile(crypto.NewKeyFile())
+	if _, err := chunkstore.AddSlot(t.Context(), b, password, other, crypto.SlotInfo{Created: time.Now().Add(time.Minute)}, cheap); err != nil {
+		t.Fatal(err)
+	}
+	if err := chunkstore.RemoveSlot(t.Context(), b, password, fresh); err != nil {
+		t.Errorf("the newest beside another with its keys: %v", err)
+	}
+}
+
+func slotsOf(t testing.TB, b chunkstore.Backend) []string {
+	t.Helper()
+	ids, err := chunkstore.SlotsOf(t.Context(), b, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
 }
 
 func opens(t testing.TB, b chunkstore.Backend, s crypto.Secret) error {

@@ -73,7 +73,7 @@ func TestStolenSlot(t *testing.T) {
 	thief := crypto.KeyFile(crypto.NewKeyFile())
 	id := addSlot(t, store, thief, "stolen")
 	stolen := store.Clone()
-	if err := chunkstore.RemoveSlot(t.Context(), store, id); err != nil {
+	if err := chunkstore.RemoveSlot(t.Context(), store, password, id); err != nil {
 		t.Fatal(err)
 	}
 	asThief := func() *chunkstore.Repository {

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // ErrLastSlot says that removing a key slot would leave a repository that nobody can open.
-var ErrLastSlot = errors.New("this is the only key slot")
+var ErrLastSlot = errors.New("this is the only key slot with the newest keys")
 
 // Slots describes the key slots of the repository at b. It needs no key.
 func Slots(ctx context.Context, b Backend) ([]crypto.SlotInfo, error) {
@@ -149,23 +150,45 @@ func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info c
 	return id, nil
 }
 
-// RemoveSlot deletes a key slot, by its id; never the last one. ErrLocked is wrapped where it cannot be deleted yet.
-func RemoveSlot(ctx context.Context, b Backend, id string) error {
+// RemoveSlot deletes a key slot, by its id; never the last one, nor, after a rotation, the last that is known to hold the
+// newest keys: one that secret opens, or that was made when those were there already. ErrLocked is wrapped where it
+// cannot be deleted yet.
+func RemoveSlot(ctx context.Context, b Backend, secret crypto.Secret, id string) error {
 	b = view(ctx, b)
-	names, err := listNames(ctx, b, slotPrefix)
+	slots, err := readSlots(ctx, b)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if name != slotPrefix+id {
+	n := slices.IndexFunc(slots, func(s *slot) bool { return s.name == slotPrefix+id })
+	if n < 0 {
+		return fmt.Errorf("key slot %s: %w", id, ErrNotExist)
+	}
+	if left := slices.Delete(slices.Clone(slots), n, n+1); !holdNewest(slots, left, secret) {
+		return fmt.Errorf("key slot %s: %w", id, ErrLastSlot)
+	}
+	return b.Delete(ctx, slots[n].name)
+}
+
+// holdNewest reports whether one of the slots that would be left holds as many masters as any that secret opens.
+func holdNewest(slots, left []*slot, secret crypto.Secret) bool {
+	newest, oldest := 0, time.Time{} // masters, and since when there are slots with them
+	masters := map[string]int{}
+	for _, s := range slots {
+		p, err := s.open(secret)
+		if err != nil {
 			continue
 		}
-		if len(names) == 1 {
-			return fmt.Errorf("key slot %s: %w", id, ErrLastSlot)
+		masters[s.name] = len(p.Masters)
+		if n := len(p.Masters); n > newest || n == newest && s.Created.Before(oldest) {
+			newest, oldest = n, s.Created
 		}
-		return b.Delete(ctx, name)
 	}
-	return fmt.Errorf("key slot %s: %w", id, ErrNotExist)
+	return slices.ContainsFunc(left, func(s *slot) bool {
+		if n, ok := masters[s.name]; ok {
+			return n == newest
+		}
+		return newest < 2 || !s.Created.Before(oldest)
+	})
 }
 
 // SlotsOf returns the ids of all slots that secret opens.

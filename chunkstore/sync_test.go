@@ -49,12 +49,16 @@ func TestSyncCrashes(t *testing.T) {
 	if _, err := chunkstore.Sync(t.Context(), from, half, chunkstore.SyncOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backup(t.Context(), reopen(t, from, chunkstore.Options{}), b); err != nil {
-		t.Fatal(err)
+	rotated := from.Clone() // its keys, since the last copy
+	rotate(t, rotated)
+	for _, from := range []*mem.Store{from, rotated} {
+		if _, err := backup(t.Context(), reopen(t, from, chunkstore.Options{}), b); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for name, start := range map[string]*mem.Store{"empty": mem.New(mem.Options{}), "half": half} {
+	for name, places := range map[string][2]*mem.Store{"empty": {from, mem.New(mem.Options{})}, "half": {from, half}, "rotated": {rotated, half}} {
 		for n := 0; ; n++ {
-			to := start.Clone()
+			from, to := places[0], places[1].Clone()
 			crash := &storetest.Crash{After: n}
 			_, err := chunkstore.Sync(t.Context(), from, crash.Wrap(to), chunkstore.SyncOptions{})
 			if !crash.Crashed() {

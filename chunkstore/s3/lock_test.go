@@ -186,9 +186,35 @@ func TestLockedWithstands(t *testing.T) {
 	if faults := check(t, openRepository(t, c, secret, "")); len(faults) > 0 {
 		t.Errorf("after the prune: %q", faults)
 	}
-	if err := chunkstore.RemoveSlot(t.Context(), open(t, c), "0123456789abcdef"); !errors.Is(err, chunkstore.ErrNotExist) {
+	if err := chunkstore.RemoveSlot(t.Context(), open(t, c), secret, "0123456789abcdef"); !errors.Is(err, chunkstore.ErrNotExist) {
 		t.Errorf("a slot that is not there: %v", err)
 	}
+}
+
+// Whoever hides the key slots that a rotation made does not bring the old keys back.
+func TestLockedRotated(t *testing.T) {
+	t.Parallel()
+	c, server, _, secret := locked(t, chunkstore.Compliance)
+	old, err := chunkstore.SlotsOf(t.Context(), open(t, c), secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chunkstore.RotateKeys(t.Context(), decorated(open(t, c)), secret, chunkstore.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, openRepository(t, c, secret, ""), []byte("sealed with the new keys"))
+	r := newRoot(t, server, c.Bucket)
+	for o := range r.ListObjectsIter(t.Context(), r.bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if strings.Contains(o.Key, "k/") && !strings.HasSuffix(o.Key, old[0]) {
+			if err := r.RemoveObject(t.Context(), r.bucket, o.Key, minio.RemoveObjectOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if faults := check(t, openRepository(t, c, secret, "")); len(faults) > 0 {
+		t.Errorf("%q", faults)
+	}
+	commit(t, openRepository(t, c, secret, ""), []byte("and more"))
 }
 
 // A lock that the host's own key can lift is none, and the check says so; a snapshot extends the locks of what it

@@ -170,7 +170,7 @@ func (p *program) keyPasswd(c *cli.Context) error {
 	// The new slot is durable: only now may the old one go. While a rotation is under way there are two.
 	ids, err := chunkstore.SlotsOf(c.Context, b, old)
 	for _, id := range slices.DeleteFunc(ids, func(id string) bool { return id == fresh }) {
-		err = errors.Join(err, p.removeSlot(c, b, id))
+		err = errors.Join(err, p.removeSlot(c, b, old, id))
 	}
 	return err
 }
@@ -192,11 +192,11 @@ func (p *program) keyRemove(c *cli.Context) error {
 	if _, err := chunkstore.Open(c.Context, b, secret, chunkstore.Options{}); err != nil {
 		return err
 	}
-	return p.removeSlot(c, b, id)
+	return p.removeSlot(c, b, secret, id)
 }
 
-func (p *program) removeSlot(c *cli.Context, b chunkstore.Backend, id string) error {
-	if err := chunkstore.RemoveSlot(c.Context, b, id); err != nil {
+func (p *program) removeSlot(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, id string) error {
+	if err := chunkstore.RemoveSlot(c.Context, b, secret, id); err != nil {
 		return withHint(err, "hakobune key list shows the slots")
 	}
 	return p.result(c, map[string]string{"message_type": "key_removed", "id": id}, func() {
