@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -289,6 +290,31 @@ func TestCollectFences(t *testing.T) {
 		collectNow(t, wrap(store))
 		wantSnapshots(t, wrap(store), b)
 	}
+}
+
+// What died on the host that collects is given up at once, also where its process had another id than the collection has: as the session
+// in which a prune rewrites packs. What still runs there is waited for.
+func TestCollectGivesUpTheHostsDead(t *testing.T) {
+	a, b := noise(55, 1<<20), noise(56, 1<<20)
+	store := nights(t, a, b)
+	forget(t, store, 0)
+	host := t.TempDir()
+	for range 2 {
+		if _, err := reopen(t, store, chunkstore.Options{StateDir: host}).Begin(t.Context(), chunkstore.BeginOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if report := collectNow(t, store, host); len(report.Fenced) != 0 || len(report.Waits) != 2 || report.Deleted.Packs != 0 {
+		t.Fatalf("while they run: %+v", report)
+	}
+	restarted := t.TempDir() // where nobody holds the ids
+	if err := os.CopyFS(restarted, os.DirFS(host)); err != nil {
+		t.Fatal(err)
+	}
+	if report := collectNow(t, store, restarted); len(report.Fenced) != 2 || len(report.Waits) != 0 || report.Deleted.Packs == 0 {
+		t.Errorf("when they are dead: %+v", report)
+	}
+	wantSnapshots(t, store, b)
 }
 
 // Where lists may lag, marking, noting for whom to wait, and deleting are steps of three collections.

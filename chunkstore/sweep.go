@@ -141,6 +141,8 @@ func (c *collector) giveUp(ctx context.Context, name string, alive time.Time) (b
 	switch {
 	case c.own == markPrefix+w.String()+"/": // nobody else is this writer while we are: the session's process has died
 		limit = 0
+	case c.creates && hasDied(c.r.opts.StateDir, c.r.keys.Repository(), w): // if it has ended instead, it keeps its outcome
+		limit = 0
 	case !c.creates:
 		limit = c.r.ages.record
 	}

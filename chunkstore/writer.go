@@ -44,14 +44,41 @@ func claimWriter(dir string, repo crypto.RepositoryID) (w crypto.WriterID, relea
 	}
 }
 
+// hasDied tells whether w is an id that dir remembers and no process uses now: what it had begun, and not ended, nobody goes on with.
+func hasDied(dir string, repo crypto.RepositoryID, w crypto.WriterID) bool {
+	if dir == "" {
+		return false
+	}
+	for n := 0; ; n++ {
+		f, err := os.OpenFile(filepath.Join(dir, repo.String(), fmt.Sprintf("writer-%d", n)), os.O_RDWR, 0)
+		if err != nil {
+			return false
+		}
+		known, ok := knownWriter(f)
+		found := ok && known == w
+		free := found && syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+		f.Close()
+		if found {
+			return free
+		}
+	}
+}
+
+// knownWriter reads the id in f, if there is a valid one.
+func knownWriter(f *os.File) (w crypto.WriterID, ok bool) {
+	text := make([]byte, 2*len(w))
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return w, false
+	}
+	_, err := hex.Decode(w[:], text)
+	return w, err == nil
+}
+
 // readWriter reads the id in f, or writes a new one if there is no valid one.
 func readWriter(f *os.File) (crypto.WriterID, error) {
-	text := make([]byte, 2*len(crypto.WriterID{}))
-	var w crypto.WriterID
-	if _, err := f.ReadAt(text, 0); err == nil {
-		if _, err := hex.Decode(w[:], text); err == nil {
-			return w, nil
-		}
+	w, ok := knownWriter(f)
+	if ok {
+		return w, nil
 	}
 	w = crypto.NewWriterID()
 	if _, err := f.WriteAt([]byte(w.String()), 0); err != nil {
