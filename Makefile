@@ -15,7 +15,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$
 RACE := ./chunkstore/... ./crypto/... ./exporter/... ./importer/... ./internal/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench lab lab-down fuzz golden fmt vuln install clean FORCE
+.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench chaos lab lab-down fuzz golden fmt vuln install clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,11 @@ demo: build ## the whole story on this machine: back a system up, lose it, resto
 bench: build ## benchmarks, and the tables of docs/performance.md beside restic, kopia, borg, a registry (root); BENCH=nights: those only
 	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PKG)
 	HAKOBUNE=$${HAKOBUNE:-$(CURDIR)/bin/hakobune} test/bench/run.sh $(if $(BENCH),,-doc $(CURDIR)/docs/performance.md) $(BENCH)
+
+chaos: build ## hosts back up, forget and prune for CHAOS=10m, killed at random, behind a store that fails; SEED=N of an earlier run
+	test/setup/tools.sh
+	PATH=$${HAKOBUNE_TEST_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/hakobune-test}/bin:$$PATH \
+		$(GO) run ./test/chaos -for $(or $(CHAOS),10m) -hakobune $(CURDIR)/bin/hakobune $(if $(SEED),-seed $(SEED))
 
 lab: ## bring the test engines up and leave them; `. .lab/env` then lets plain `go test` use them (root)
 	test/setup/lab.sh up $(LAB)
