@@ -32,8 +32,6 @@ type fakeEngine struct {
 	tags       map[string]string
 	blobs      map[string]bool // layers
 	volumes    map[string]bool
-	created    map[string]string // of volumes: when
-	moment     int
 	networks   map[string]string // name by id
 	containers map[string]*fakeContainer
 	next       int
@@ -61,7 +59,7 @@ func newFake(t testing.TB) *fakeEngine {
 	return &fakeEngine{
 		facts: snapshot.Facts{Engine: snapshot.Engine{OS: "linux", Arch: "amd64"}, Local: true},
 		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{},
-		asked: map[string]int{}, volumes: map[string]bool{}, created: map[string]string{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
+		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
 	}
 }
 
@@ -346,8 +344,7 @@ func (f *fakeEngine) CreateVolume(_ context.Context, v snapshot.Volume, name str
 	if f.volumes[name] {
 		return fmt.Errorf("create volume %s: %w", name, snapshot.ErrExists)
 	}
-	f.volumes[name], f.moment = true, f.moment+1
-	f.created[name] = fmt.Sprint("moment ", f.moment)
+	f.volumes[name] = true
 	return os.Mkdir(filepath.Join(f.root, name), 0o755)
 }
 
@@ -364,7 +361,12 @@ func (f *fakeEngine) VolumeCreated(_ context.Context, name string) (string, erro
 	if !f.volumes[name] {
 		return "", fmt.Errorf("volume %s: %w", name, snapshot.ErrMissing)
 	}
-	return f.created[name], nil
+	// As Docker 20.10 has it: the time of the last change to the directory.
+	fi, err := os.Stat(filepath.Join(f.root, name))
+	if err != nil {
+		return "", err
+	}
+	return fi.ModTime().String(), nil
 }
 
 func (f *fakeEngine) RemoveVolume(_ context.Context, name string) error {

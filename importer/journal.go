@@ -81,10 +81,26 @@ type killed struct {
 type UnfinishedError struct {
 	System, Snapshot string
 	Names            []string // of the containers
+	options          string
+}
+
+// ResumedBy tells whether a restore of the snapshot with these options goes on where that one stopped; any other is
+// refused.
+func (e *UnfinishedError) ResumedBy(snapshot string, o Options) bool {
+	return e.Snapshot == snapshot && e.options == o.optionsKey()
 }
 
 func (e *UnfinishedError) Error() string {
 	return fmt.Sprintf("a restore of %s from snapshot %s was killed when its containers were being started: %s", e.System, shortID(e.Snapshot), strings.Join(e.Names, ", "))
+}
+
+// left lists the containers as a Result does.
+func (e *UnfinishedError) left() []string {
+	var all []string
+	for _, name := range e.Names {
+		all = append(all, "container "+name)
+	}
+	return all
 }
 
 // Hint returns the next step.
@@ -201,7 +217,7 @@ func (k *killed) remove() error { return errors.Join(os.Remove(k.path), k.file.C
 
 // unfinished is the error for one whose containers run.
 func (k *killed) unfinished() *UnfinishedError {
-	e := &UnfinishedError{System: k.System, Snapshot: k.Snapshot}
+	e := &UnfinishedError{System: k.System, Snapshot: k.Snapshot, options: k.Options}
 	for _, m := range k.made {
 		if m.Kind == KindContainer && !slices.Contains(e.Names, m.Name) {
 			e.Names = append(e.Names, m.Name)
@@ -320,6 +336,9 @@ func Killed(f snapshot.Facts, stateDir string) (systems []string, err error) {
 
 // takeBack undoes one killed restore, the last thing first.
 func (f *Recovered) takeBack(ctx context.Context, e Engine, k *killed) error {
+	if k.starting && k.gone(ctx, e) {
+		return k.remove()
+	}
 	if k.starting {
 		f.Unfinished = append(f.Unfinished, k.unfinished())
 		return nil
@@ -361,7 +380,7 @@ func (k *killed) adopt(ctx context.Context, e Engine) error {
 				continue
 			}
 			if m.ID = there.ID; m.Kind == KindVolume {
-				if m.ID, err = e.VolumeCreated(ctx, m.Name); err != nil || !k.emptyVolume(ctx, e, m.Name) {
+				if m.ID, err = volumeID(ctx, e, m.Name); err != nil || !k.emptyVolume(ctx, e, m.Name) {
 					continue
 				}
 			}
@@ -400,16 +419,61 @@ func (m made) remove(ctx context.Context, e Engine) (removed bool, err error) {
 		}
 		return true, e.RemoveNetwork(ctx, m.ID)
 	case KindVolume:
-		created, err := e.VolumeCreated(ctx, m.Name)
-		if errors.Is(err, snapshot.ErrMissing) || err == nil && created != m.ID {
+		id, err := volumeID(ctx, e, m.Name)
+		if errors.Is(err, snapshot.ErrMissing) || err == nil && id != m.ID {
 			return false, nil
+		}
+		if err == nil {
+			err = m.unused(ctx, e)
 		}
 		if err != nil {
 			return false, err
 		}
 		return true, e.RemoveVolume(ctx, m.Name)
+	case KindBind:
+		if err := m.unused(ctx, e); err != nil {
+			return false, err
+		}
 	}
 	return m.removePath()
+}
+
+// unused returns an error if a container mounts the volume or path, or what lies above or below it: somebody has use for
+// it by now.
+func (m made) unused(ctx context.Context, e Engine) error {
+	containers, err := e.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range containers {
+		for _, mount := range c.Mounts {
+			if m.Kind == KindVolume && mount.Type == "volume" && mount.Name == m.Name ||
+				m.Kind == KindBind && mount.Type == "bind" && (within(mount.Source, m.Name) || within(m.Name, mount.Source)) {
+				return fmt.Errorf("container %s uses it", c.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// within reports whether path is dir or lies below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// volumeID tells a volume from any other of its name. Up to Docker 20.10 the time at which an engine says that it made a volume
+// is that of the last change to its directory, so where this host has the directory that counts.
+func volumeID(ctx context.Context, e Engine, name string) (string, error) {
+	created, err := e.VolumeCreated(ctx, name)
+	if err != nil || !e.Facts().Local {
+		return created, err
+	}
+	dir, err := e.VolumeMountpoint(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return pathID(dir)
 }
 
 // removePath is remove for paths of this host.
@@ -491,13 +555,10 @@ func (r *restorer) discard(ctx context.Context, k *killed) error {
 	for _, what := range f.Left {
 		r.res.note(what, "was left by a restore that was killed")
 	}
-	switch {
-	case len(f.Unfinished) == 0:
-		return nil
-	case !k.gone(ctx, r.engine):
+	if len(f.Unfinished) > 0 {
 		return f.Unfinished[0]
 	}
-	return k.remove()
+	return nil
 }
 
 // gone reports whether none of the containers is there any more: somebody has cleared up.
@@ -517,13 +578,19 @@ func (k *killed) gone(ctx context.Context, e Engine) bool {
 func (k *killed) without(t Target) Target {
 	made := func(kind Kind) func(snapshot.Existing) bool {
 		return func(x snapshot.Existing) bool {
-			return slices.ContainsFunc(k.made, func(m made) bool { return m.Kind == kind && m.Name == x.Name })
+			return slices.ContainsFunc(k.made, func(m made) bool {
+				return m.Kind == kind && m.Name == x.Name && (kind == KindVolume || m.ID == x.ID)
+			})
 		}
+	}
+	ours := map[string]bool{} // names of containers
+	for _, x := range t.Names.Containers {
+		ours[x.Name] = made(KindContainer)(x)
 	}
 	t.Names.Containers = slices.DeleteFunc(t.Names.Containers, made(KindContainer))
 	t.Names.Networks = slices.DeleteFunc(t.Names.Networks, made(KindNetwork))
 	t.Names.Volumes = slices.DeleteFunc(t.Names.Volumes, made(KindVolume))
-	t.Names.Ports = slices.DeleteFunc(t.Names.Ports, func(p snapshot.PortInUse) bool { return made(KindContainer)(snapshot.Existing{Name: p.Container}) })
+	t.Names.Ports = slices.DeleteFunc(t.Names.Ports, func(p snapshot.PortInUse) bool { return ours[p.Container] })
 	for _, m := range k.made {
 		switch m.Kind {
 		case KindBind:
@@ -535,14 +602,11 @@ func (k *killed) without(t Target) Target {
 	return t
 }
 
-// resume goes on with a restore that was killed while it started containers.
+// resume goes on with a restore that was killed while it started containers. Nothing of it is ever undone: somebody may
+// have used the containers since.
 func (r *restorer) resume(ctx context.Context, k *killed) error {
-	r.journal = &journal{file: k.file}
+	r.journal, r.resumed = &journal{file: k.file}, true
 	for _, m := range k.made {
-		r.undo.add(m.String(), func(ctx context.Context) error {
-			_, err := m.remove(ctx, r.engine)
-			return err
-		})
 		if m.Kind == KindContainer {
 			r.ids[m.Of] = m.ID // the last one counts: it may have been made anew
 		}

@@ -3,6 +3,7 @@ package importer_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -55,7 +56,7 @@ func killedAt(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot
 	return true
 }
 
-var numbered = regexp.MustCompile(`(container|network|moment)-\d+`)
+var numbered = regexp.MustCompile(`(container|network)-\d+`)
 
 // A restore that is killed at any call of the engine and run again ends as if it had not been killed, and leaves
 // nothing else behind.
@@ -172,6 +173,97 @@ func TestKilledRunning(t *testing.T) {
 	ok(t, err)
 	if done != 1 || r.Healthy == 0 || !strings.Contains(fmt.Sprint(r.Notes), "went on") {
 		t.Errorf("done %d times, healthy after %v, notes %v", done, r.Healthy, r.Notes)
+	}
+}
+
+// completed restores, and leaves what a restore leaves that was killed in its last moment.
+func completed(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot, f *fakeEngine, o importer.Options) (leave func()) {
+	t.Helper()
+	name, text := "", []byte(nil)
+	o.Done = func(*importer.Result) error {
+		all, err := filepath.Glob(filepath.Join(o.StateDir, "restores", "*"))
+		ok(t, err)
+		name = all[0]
+		text, err = os.ReadFile(name)
+		return err
+	}
+	_, err := importer.Restore(t.Context(), repo, snap, f, o)
+	ok(t, err)
+	leave = func() { ok(t, os.WriteFile(name, text, 0o600)) }
+	leave()
+	return leave
+}
+
+// What a killed restore has started may be in use for long: going on with it undoes nothing of it, whatever fails.
+func TestKilledResumeFails(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	f := newFake(t)
+	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+	leave := completed(t, repo, snap, f, o)
+	ok(t, os.WriteFile(filepath.Join(f.root, "shop_data", "mine"), nil, 0o600))
+	state := func() string { // but for images, of which it may send one again
+		_, rest, _ := strings.Cut(f.state(t, conf), "\nvolume ")
+		return rest
+	}
+	before := state()
+	for n := 1; ; n++ {
+		r, failed, err := restoreFailing(t.Context(), repo, snap, f, o, n)
+		if diff := cmp.Diff(before, state()); diff != "" {
+			t.Fatalf("call %d, %s: %v (-before +after):\n%s", n, failed, err, diff)
+		}
+		if failed == "" {
+			ok(t, err)
+			if n < 5 || !strings.Contains(fmt.Sprint(r.Notes), "went on") {
+				t.Errorf("only %d calls; %v", n, r.Notes)
+			}
+			return
+		}
+		if err == nil {
+			leave()
+		}
+	}
+}
+
+// A container that somebody made anew under its name is not taken for the restore's.
+func TestKilledMadeAnew(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	f := newFake(t)
+	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+	completed(t, repo, snap, f, o)
+	for id, c := range maps.Clone(f.containers) {
+		delete(f.containers, id)
+		f.containers[f.newID("container")] = c
+		break
+	}
+	before := f.state(t)
+	var clash *importer.ClashError
+	if _, err := importer.Restore(t.Context(), repo, snap, f, o); !errors.As(err, &clash) {
+		t.Errorf("%v, want a clash", err)
+	}
+	if diff := cmp.Diff(before, f.state(t)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// What a killed restore has filled, and somebody runs a container on by now, is that one's.
+func TestKilledInUse(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	n := callOf(t, repo, snap, conf, "create container")
+	f := newFake(t)
+	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+	if !killedAt(t, repo, snap, f, o, n) {
+		t.Fatal("not killed")
+	}
+	f.containers["mine"] = &fakeContainer{Name: "mine", State: "exited", Inspect: "{}", Mounts: []snapshot.Mount{
+		{Type: "bind", Source: filepath.Join(conf, "below"), Destination: "/a"}, {Type: "volume", Name: "shop_data", Destination: "/b"},
+	}}
+	found, err := importer.Recover(t.Context(), f, o.StateDir, "")
+	ok(t, err)
+	if text := fmt.Sprint(found.Left); !strings.Contains(text, "volume shop_data: container mine uses it") || !strings.Contains(text, conf+": container mine uses it") {
+		t.Errorf("left %v, removed %v", found.Left, found.Removed)
+	}
+	if _, err := os.Stat(filepath.Join(conf, "site.conf")); err != nil || !f.volumes["shop_data"] {
+		t.Errorf("%v; volumes %v", err, f.volumes)
 	}
 }
 

@@ -28,6 +28,7 @@ type restorer struct {
 	run     string // distinguishes what this run moves aside or makes for a moment
 	undo    undoLog
 	journal *journal
+	resumed bool // goes on with a killed restore
 	aside   asides
 	layers  layerStore
 	filler  filler
@@ -81,11 +82,13 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if resumed != nil {
+		defer resumed.close()
+	}
 	if r.target, err = Survey(ctx, r.engine, r.snap, r.opts); err != nil {
 		return err
 	}
 	if resumed != nil {
-		defer resumed.close() // where it is not gone on with; else the journal closes it
 		r.target = resumed.without(r.target)
 	}
 	if r.plan, err = NewPlan(r.snap, r.target, r.opts); r.plan != nil {
@@ -109,11 +112,16 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 		r.res.Fetched, r.res.Staged = r.fetched.Load(), r.staged.Load()
 		err = r.opts.Done(r.res)
 	}
-	defer r.journal.remove()
 	if err == nil {
 		r.settle(ctx)
+		r.journal.remove()
 		return nil
 	}
+	if resumed != nil {
+		r.res.Left = resumed.unfinished().left()
+		return err // and the journal stays, to go on with
+	}
+	defer r.journal.remove()
 	if r.opts.Keep {
 		r.res.Left = r.undo.list()
 		return err

@@ -90,15 +90,25 @@ func (r *restorer) startContainer(ctx context.Context, i int) error {
 	return failure
 }
 
-// remake creates a container anew, and those after it that refer to it by its id.
+// remake creates a container anew, and those after it that refer to it by its id. In a restore that goes on with a killed
+// one that is done only with those that never ran: the others may have been in use for long.
 func (r *restorer) remake(ctx context.Context, i int) error {
 	first := r.plan.containers[i].container
+	shares := func(ref string) bool { return ref == first.ID || ref == first.Name }
+	var jobs []*containerJob
 	for k := i; k < len(r.plan.containers); k++ {
 		j := &r.plan.containers[k]
-		shares := func(ref string) bool { return ref == first.ID || ref == first.Name }
 		if j.action == Skip || k > i && !slices.ContainsFunc(sharedNamespaces(j.container), shares) {
 			continue
 		}
+		if r.resumed {
+			if s, err := r.engine.State(ctx, r.ids[j.container.Name]); err != nil || s.State != "created" {
+				return errors.Join(fmt.Errorf("container %s may be in use and is not made anew", j.place.Name), err)
+			}
+		}
+		jobs = append(jobs, j)
+	}
+	for _, j := range jobs {
 		if err := r.engine.RemoveContainer(ctx, r.ids[j.container.Name]); err != nil {
 			return err
 		}

@@ -77,11 +77,11 @@ func (r *restorer) createVolume(ctx context.Context, j volumeJob) error {
 	if r.journal == nil {
 		return nil
 	}
-	created, err := r.engine.VolumeCreated(ctx, j.name)
+	id, err := volumeID(ctx, r.engine, j.name)
 	if err != nil {
 		return err
 	}
-	return r.journal.made(made{Kind: KindVolume, Name: j.name, ID: created})
+	return r.journal.made(made{Kind: KindVolume, Name: j.name, ID: id})
 }
 
 // fillVolume writes the content of a volume: into its directory where that is a plain one of this

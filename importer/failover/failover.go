@@ -225,8 +225,18 @@ func (f *run) plan(ctx context.Context) error {
 		name = f.o.Restore.As
 	}
 	found, err := importer.Recover(ctx, f.engine, f.o.StateDir, name)
-	if err != nil || len(found.Unfinished) > 0 { // then the restore goes on with it, or refuses
+	if err != nil {
 		return err
+	}
+	if len(found.Unfinished) > 0 {
+		o := f.o.Restore
+		o.StateDir = f.o.StateDir
+		for _, u := range found.Unfinished {
+			if !u.ResumedBy(f.state.Snapshot, o) {
+				return u
+			}
+		}
+		return nil // the restore goes on with it
 	}
 	target, err := importer.Survey(ctx, f.engine, f.snap, f.o.Restore)
 	if err != nil {

@@ -168,6 +168,28 @@ func TestAtOnce(t *testing.T) {
 
 var errKilled = fmt.Errorf("killed: %w", chunkstore.ErrPermanent)
 
+// A restore that was killed once its containers ran, of another snapshot or with other options, stands in the way: that is
+// said before the system is claimed, or its home could not back it up and nobody would run it.
+func TestUnfinishedIsNotClaimed(t *testing.T) {
+	store, e, o := protected(t), newFake(t), to(t, "cloud")
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	kept := filepath.Join(t.TempDir(), "restores")
+	_, err = importer.Restore(t.Context(), g.repo, g.snap, e, importer.Options{
+		Settle: time.Nanosecond, StateDir: o.StateDir, Ports: map[string]string{"80": "81"},
+		Done: func(*importer.Result) error { return os.CopyFS(kept, os.DirFS(filepath.Join(o.StateDir, "restores"))) },
+	})
+	ok(t, err)
+	ok(t, os.CopyFS(filepath.Join(o.StateDir, "restores"), os.DirFS(kept)))
+	var unfinished *importer.UnfinishedError
+	if _, err := g.run(t.Context(), e, o); !errors.As(err, &unfinished) {
+		t.Errorf("%v", err)
+	}
+	if owner, err := snapshot.Owner(t.Context(), open(t, store), "shop"); owner != nil || err != nil {
+		t.Errorf("claimed: %v, %v", owner, err)
+	}
+}
+
 // Killed at any call of the engine or the store, and run again: it ends well, in one term, with nothing else there.
 func TestKilled(t *testing.T) {
 	if _, err := os.Stat("/dev/shm"); err == nil {
