@@ -220,6 +220,63 @@ func TestDrillIsolates(t *testing.T) {
 	}
 }
 
+// Who shares namespaces with a container of another system gets its own, though that one lives on the engine; who
+// shares them with one of the system, by whatever it is called, shares them with the drill's copy.
+func TestDrillSharesWithNoStranger(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	web, side := &snap.System.Containers[1], &snap.System.Containers[3]
+	web.ID = strings.Repeat("0123456789abcdef", 4)
+	for name, tt := range map[string]struct {
+		ref    string
+		shared bool
+	}{
+		"a stranger's name": {"vpn", false}, "a stranger's id": {"id-vpn", false}, "one that is gone": {"ffffffffffff", false}, "nothing": {"", false},
+		"name": {web.Name, true}, "name as engines show it": {"/" + web.Name, true}, "id": {web.ID, true}, "short id": {web.ID[:12], true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mode := "container:" + tt.ref
+			side.Inspect = []byte(`{"Config":{"Hostname":"vpn"},"HostConfig":{"NetworkMode":"` + mode + `","PidMode":"` + mode + `","IpcMode":"` + mode + `","UTSMode":"` + mode + `","Cgroup":"` + mode + `"}}`)
+			f := newDrillFake(t)
+			f.containers["id-vpn"] = &fakeContainer{Name: "vpn", State: "running"}
+			record, err := importer.Drill(t.Context(), repo, snap, f, drillOptions(t.TempDir()))
+			ok(t, err)
+			var got map[string]any
+			for name, asked := range f.asked {
+				if strings.HasSuffix(name, "-side-1") {
+					got = asked
+				}
+			}
+			host, notes := got["HostConfig"].(map[string]any), fmt.Sprint(record.Notes)
+			if tt.shared {
+				own := "container:" + web.Name // placed when it is created
+				for _, key := range []string{"NetworkMode", "PidMode", "IpcMode", "UTSMode"} {
+					if host[key] != own {
+						t.Errorf("%s is %v, want %s", key, host[key], own)
+					}
+				}
+				if strings.Contains(notes, "not of the system") {
+					t.Errorf("notes %s", notes)
+				}
+				return
+			}
+			for key, value := range host {
+				if mode, _ := value.(string); strings.HasPrefix(mode, "container:") {
+					t.Errorf("%s is %s", key, mode)
+				}
+			}
+			networks, _ := got["NetworkSettings"].(map[string]any)["Networks"].(map[string]any)
+			if host["NetworkMode"] != "isolated" || len(networks) != 1 || networks["isolated"] == nil || got["Config"].(map[string]any)["Hostname"] != nil {
+				t.Errorf("created from %v", got)
+			}
+			for _, told := range []string{"in a network of its own", "(PidMode)", "(IpcMode)", "(UTSMode)"} {
+				if !strings.Contains(notes, told) {
+					t.Errorf("no word of %s in %s", told, notes)
+				}
+			}
+		})
+	}
+}
+
 // A drill during which any one call of the engine fails leaves nothing in the end: what it could not remove by itself
 // the next one does. The same when the process was killed at that call.
 func TestDrillLeavesNothing(t *testing.T) {

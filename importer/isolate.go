@@ -15,7 +15,7 @@ import (
 
 // isolator rewrites a snapshot so that it can be booted beside anything, and reaches nothing: every network becomes
 // an internal one, no port is published, no device, socket or directory of the host is mounted, what shared a
-// namespace of the host gets one of its own, no label tells others about the containers, and no policy starts them
+// namespace of the host or of a container outside gets one of its own, no label tells others about the containers, and no policy starts them
 // again. What is there to be read (volumes, binds that the snapshot holds) is restored under throwaway names.
 type isolator struct {
 	name   string            // of the drill: what Options.As will be
@@ -150,6 +150,7 @@ func (i *isolator) container(c snapshot.Container) (snapshot.Container, error) {
 	c.Ports, c.Restart = nil, ""
 	i.dropHost(c.Name, host)
 	i.namespaces(c.Name, host)
+	i.strangersNetwork(c.Name, config, host)
 	i.join(&c, whole, host)
 	i.mount(&c, whole, host)
 	raw, err := json.Marshal(whole)
@@ -206,14 +207,60 @@ var hostCapabilities = []string{
 	"DAC_READ_SEARCH", "MKNOD", "LINUX_IMMUTABLE",
 }
 
-// namespaces gives a container its own where it had the host's.
+// namespaces gives a container its own where it had the host's, or those of a container that is not of the system.
 func (i *isolator) namespaces(name string, host fields) {
 	for _, key := range []string{"PidMode", "IpcMode", "UTSMode"} {
-		if text(host, key) == "host" {
+		mode := text(host, key)
+		ref, shared := strings.CutPrefix(mode, "container:")
+		switch own := i.member(ref); {
+		case shared && own != nil:
+			host[key] = "container:" + own.Name
+			continue
+		case shared:
+			i.note("container "+name, "has a namespace of its own instead of that of container %s, which is not of the system (%s)", ref, key)
+		case mode == "host":
 			i.note("container "+name, "has a namespace of its own instead of the host's (%s)", key)
-			delete(host, key)
+		case mode == "" || mode == "private" || mode == "shareable" || mode == "none":
+			continue
+		default: // one by its path, as some engines have it
+			i.note("container "+name, "has a namespace of its own instead of %s (%s)", mode, key)
+		}
+		delete(host, key)
+	}
+}
+
+// strangersNetwork takes a container out of the network namespace of one that is not of the system: it is somewhere
+// else, or lives and reaches others.
+func (i *isolator) strangersNetwork(name string, config, host fields) {
+	ref, shared := strings.CutPrefix(text(host, "NetworkMode"), "container:")
+	if !shared {
+		return
+	}
+	if own := i.member(ref); own != nil {
+		host["NetworkMode"] = "container:" + own.Name
+		return
+	}
+	i.note("container "+name, "is in a network of its own instead of that of container %s, which is not of the system", ref)
+	delete(host, "NetworkMode")
+	delete(config, "Hostname") // the engine has these from the other
+	delete(config, "Domainname")
+}
+
+// member returns the container of the system that is meant by a name, an id, or as much of an id as engines show;
+// nil if it is another's.
+func (i *isolator) member(ref string) *snapshot.Container {
+	ref = strings.TrimPrefix(ref, "/")
+	for _, meant := range []func(*snapshot.Container) bool{
+		func(c *snapshot.Container) bool { return ref != "" && (c.ID == ref || c.Name == ref) },
+		func(c *snapshot.Container) bool { return len(ref) >= 12 && strings.HasPrefix(c.ID, ref) },
+	} {
+		for k := range i.sys.Containers {
+			if c := &i.sys.Containers[k]; meant(c) {
+				return c
+			}
 		}
 	}
+	return nil
 }
 
 // join puts a container into internal networks only. It is found there by its name at home, too.
