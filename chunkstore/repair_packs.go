@@ -116,7 +116,7 @@ func (x *packRepair) finish(ctx context.Context) error {
 	for _, p := range x.leftover {
 		_, err := x.r.backend.Stat(ctx, asidePrefix+p.Name())
 		if err == nil && !x.o.DryRun {
-			err = x.r.backend.Delete(ctx, p.Name())
+			_, err = x.r.delete(ctx, p.Name())
 		}
 		if err != nil && !errors.Is(err, ErrNotExist) {
 			return err
@@ -224,6 +224,12 @@ func (x *packRepair) salvage(ctx context.Context) error {
 	if x.o.DryRun {
 		return x.chunks(ctx, func(context.Context, Kind, []byte) error { return nil })
 	}
+	// As a collection does: whoever walks what is needed from now on, and relies on a chunk being in a damaged pack, sees
+	// that it is to go.
+	name, err := x.mark(ctx)
+	if err != nil {
+		return err
+	}
 	s, err := x.r.Begin(ctx, BeginOptions{Host: x.o.Host, Program: "repair packs"})
 	if err != nil {
 		return err
@@ -239,12 +245,35 @@ func (x *packRepair) salvage(ctx context.Context) error {
 		return err
 	}
 	x.found.Stored = s.Stats().StoredBytes
-	return x.setAside(ctx)
+	return x.setAside(ctx, name)
 }
 
-// avoid makes the copies in damaged packs count as absent.
+// mark condemns the damaged packs.
+func (x *packRepair) mark(ctx context.Context) (name string, err error) {
+	w, release, err := claimWriter(x.r.opts.StateDir, x.r.keys.Repository())
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	name = sessionName(markPrefix, w, newSessionID(time.Now()))
+	if err := x.r.putSigned(ctx, crypto.TypeMark, name, marshalPackRefs(x.refs())); err != nil {
+		return "", fmt.Errorf("mark: %w", err)
+	}
+	return name, nil
+}
+
+func (x *packRepair) refs() []PackRef {
+	var refs []PackRef
+	for _, d := range x.damaged {
+		refs = append(refs, d.ref)
+	}
+	return refs
+}
+
+// avoid makes the copies in damaged packs count as absent, beside those that collections have condemned by now.
 func (x *packRepair) avoid() {
-	avoid := packsOf(maps.Values(x.marks))
+	avoid := map[PackID]bool{}
+	maps.Copy(avoid, x.r.index.loaded.Load().condemned)
 	for id := range x.damaged {
 		avoid[id] = true
 	}
@@ -307,13 +336,7 @@ func (x *packRepair) chunk(p *indexedPack, e packEntry, object []byte) ([]byte, 
 
 // setAside moves the damaged packs. They are on record as deleted before they are, so that nobody looks for chunks
 // in them any more.
-func (x *packRepair) setAside(ctx context.Context) error {
-	w, release, err := claimWriter(x.r.opts.StateDir, x.r.keys.Repository())
-	if err != nil {
-		return err
-	}
-	defer release()
-	var refs []PackRef
+func (x *packRepair) setAside(ctx context.Context, mark string) error {
 	for _, d := range x.damaged {
 		object, err := x.r.backend.Get(ctx, d.Name, 0, -1)
 		if err != nil {
@@ -322,14 +345,12 @@ func (x *packRepair) setAside(ctx context.Context) error {
 		if err := x.r.backend.Put(ctx, asidePrefix+d.Name, object); err != nil {
 			return fmt.Errorf("set aside: %w", err)
 		}
-		refs = append(refs, d.ref)
 	}
-	name := sessionName(markPrefix, w, newSessionID(time.Now())) + doneSuffix
-	if err := x.r.putSigned(ctx, crypto.TypeMark, name, marshalPackRefs(refs)); err != nil {
+	if err := x.r.putSigned(ctx, crypto.TypeMark, mark+doneSuffix, marshalPackRefs(x.refs())); err != nil {
 		return fmt.Errorf("set aside: %w", err)
 	}
 	for _, d := range x.damaged {
-		if err := x.r.backend.Delete(ctx, d.Name); err != nil {
+		if _, err := x.r.delete(ctx, d.Name); err != nil { // a locked one stays, and counts for nothing
 			return fmt.Errorf("set aside: %w", err)
 		}
 		x.r.cache.drop(d.Name)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,6 +223,62 @@ func TestRepairPacks(t *testing.T) {
 				t.Errorf("a collection left %v", aside)
 			}
 		})
+	}
+}
+
+// A prune that runs meanwhile condemns another copy of what is damaged: that copy does not count any more.
+func TestRepairPacksBesidePrune(t *testing.T) {
+	content := noise(3, 5<<20)
+	b := mem.New(mem.Options{})
+	first, second := newRepository(t, b, chunkstore.Options{}), reopen(t, b, chunkstore.Options{})
+	one, err := first.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup(t.Context(), second, content); err != nil {
+		t.Fatal(err)
+	}
+	others := namesUnder(t, b, "p/")
+	if err := save(t.Context(), one, content); err != nil { // it had begun before, so it stores everything once more
+		t.Fatal(err)
+	}
+	packs := slices.DeleteFunc(namesUnder(t, b, "p/"), func(name string) bool { return slices.Contains(others, name) })
+	pack := slices.MaxFunc(packs, func(x, y string) int { return len(bytesOf(t, b, x)) - len(bytesOf(t, b, y)) })
+	flip(t, b, pack, len(bytesOf(t, b, pack))/3)
+	var condemn sync.Once
+	r := reopen(t, storetest.Intercept(b, func(ctx context.Context, c storetest.Call, next func() error) error {
+		if c.Name == pack {
+			condemn.Do(func() {
+				if err := chunkstore.Condemn(ctx, second, "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001", others[0][:len("p/0123456789abcdef/")]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return next()
+	}), chunkstore.Options{})
+	found, err := r.RepairPacks(t.Context(), nil, chunkstore.RepairOptions{})
+	if err != nil || len(found.Damaged) != 1 || found.Damaged[0].Saved == 0 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	for _, name := range others { // as the prune goes on
+		if err := b.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := reopen(t, b, chunkstore.Options{})
+	lost := 0
+	for _, o := range outcomes(t, last)[:1] {
+		for ref, err := range walk(last)(t.Context(), o) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := last.Chunk(t.Context(), ref.ID); err != nil {
+				lost++
+			}
+		}
+	}
+	if lost > found.Damaged[0].Lost+found.Damaged[0].Copied {
+		t.Errorf("%d chunks are gone; repair told of %d lost and %d copied", lost, found.Damaged[0].Lost, found.Damaged[0].Copied)
 	}
 }
 
