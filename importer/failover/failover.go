@@ -136,6 +136,7 @@ func (f *run) run(ctx context.Context) error {
 		if err := f.bringUp(ctx); err != nil {
 			return err
 		}
+		f.sorry.close() // also at ports that nobody publishes: no gate is passed by the page
 	}
 	if err := f.claim(ctx); err != nil { // ours by now; if it was lost meanwhile nothing more is done
 		return err

@@ -333,6 +333,24 @@ func TestSorryPage(t *testing.T) {
 	}
 }
 
+// A page at a port that no container publishes passes no gate there.
+func TestSorryPagePassesNoGate(t *testing.T) {
+	probe, err := net.Listen("tcp", ":0")
+	ok(t, err)
+	port := probe.Addr().(*net.TCPAddr).Port
+	ok(t, probe.Close())
+	store, e, o := protected(t), newFake(t), to(t, "cloud")
+	o.SorryPage.Ports = []int{port}
+	o.Gates, o.GateTimeout = gates(t, fmt.Sprintf("tcp:127.0.0.1:%d", port)), 300*time.Millisecond
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	r, err := g.run(t.Context(), e, o)
+	var gate *failover.GateError
+	if !errors.As(err, &gate) || len(r.Notes) > 0 {
+		t.Errorf("error %v, notes %q", err, r.Notes)
+	}
+}
+
 // A port that is taken stops nothing.
 func TestSorryPageTaken(t *testing.T) {
 	taken, err := net.Listen("tcp", ":0")

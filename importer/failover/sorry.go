@@ -11,7 +11,7 @@ import (
 )
 
 // SorryPage is what people see while the system is on its way: at ports of this host, from the start of Run until the
-// container that publishes the port is started, or Run ends. Requests are answered with status 503.
+// container that publishes the port is started, or all are and before the first gate. Requests are answered with status 503.
 type SorryPage struct {
 	Ports []int  // of this host, where the system publishes HTTP
 	Body  []byte // HTML; empty: a page in English
@@ -27,20 +27,24 @@ const sorryBody = `<!doctype html>
 const sorryRetry = 15
 
 // sorry holds the ports until they are needed.
-type sorry struct{ servers map[int]*http.Server }
+type sorry struct {
+	servers   map[int]*http.Server
+	listeners map[int]net.Listener
+}
 
 // open begins to answer. That a port is taken is told, and stops nothing.
 func (p SorryPage) open(ctx context.Context, tell func(port int, err error)) *sorry {
 	if len(p.Body) == 0 {
 		p.Body = []byte(sorryBody)
 	}
-	s := &sorry{servers: map[int]*http.Server{}}
+	s := &sorry{servers: map[int]*http.Server{}, listeners: map[int]net.Listener{}}
 	for _, port := range p.Ports {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", ":"+strconv.Itoa(port))
 		if err != nil {
 			tell(port, err)
 			continue
 		}
+		s.listeners[port] = l
 		s.servers[port] = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
 		go s.servers[port].Serve(l) // until close
 	}
@@ -59,10 +63,12 @@ func (p SorryPage) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// close gives ports up; all of them without an argument. They are free when it returns.
+// close gives ports up; all of them without an argument. They are free when it returns, which is at once: nobody who
+// is being answered is waited for.
 func (s *sorry) close(ports ...int) {
 	for port, server := range s.servers {
 		if len(ports) == 0 || slices.Contains(ports, port) {
+			s.listeners[port].Close() // the server may not know it yet
 			server.Close()
 			delete(s.servers, port)
 		}
