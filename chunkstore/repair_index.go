@@ -318,10 +318,14 @@ func (x *indexRepair) unmark(ctx context.Context) error {
 		case err != nil && !errors.Is(err, ErrNotExist):
 			return err
 		}
-		if err := x.r.backend.Delete(ctx, name); err != nil {
+		switch gone, err := x.r.delete(ctx, name); {
+		case err != nil:
 			return err
+		case !gone:
+			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: it is locked and stays; nothing relies on it", name, x.badMarks[name]))
+		default:
+			deleted = append(deleted, name)
 		}
-		deleted = append(deleted, name)
 	}
 	x.found.Marks = deleted
 	return x.r.LoadIndex(ctx)

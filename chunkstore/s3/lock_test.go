@@ -191,6 +191,58 @@ func TestLockedWithstands(t *testing.T) {
 	}
 }
 
+// Whoever has all rights of the store adds objects of names that nobody had, and locks them: they keep nobody from
+// reading and backing up, and a check tells of them.
+func TestLockedAdded(t *testing.T) {
+	t.Parallel()
+	c, server, _, secret := locked(t, chunkstore.Compliance)
+	commit(t, openRepository(t, c, secret, ""), []byte("first night"))
+	r := newRoot(t, server, c.Bucket)
+	var real []byte
+	for o := range r.ListObjectsIter(t.Context(), r.bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if i := strings.Index(o.Key, "i/"); i >= 0 && real == nil {
+			object, err := open(t, c).Get(t.Context(), o.Key[i:], 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			real = object
+		}
+	}
+	newer := bytes.Clone(real)
+	newer[4] = 99 // the format's version
+	names := []string{"i/00000000000000aa/000000000000000000000000000000aa-0", "i/00000000000000ab/000000000000000000000000000000ab-0", "g/00000000000000aa/000000000000000000000000000000aa"}
+	for i, junk := range [][]byte{[]byte("ransom"), newer, []byte("ransom")} {
+		_, err := r.PutObject(t.Context(), r.bucket, prefixOf(c)+names[i], bytes.NewReader(junk), int64(len(junk)), minio.PutObjectOptions{
+			DisableMultipart: true, Mode: minio.Compliance, RetainUntilDate: time.Now().Add(time.Hour), SendContentMd5: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, openRepository(t, c, secret, ""), []byte("second night"))
+	again := openRepository(t, c, secret, "")
+	all, err := again.Outcomes(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%d snapshots, %v", len(all), err)
+	}
+	for _, o := range all {
+		if _, err := again.ReadStream(t.Context(), o.Body); err != nil {
+			t.Error(err)
+		}
+	}
+	if faults := check(t, openRepository(t, c, secret, "")); len(faults) < len(names) {
+		t.Errorf("a check tells only of %q", faults)
+	}
+}
+
+// prefixOf is what the names of objects begin with in the bucket.
+func prefixOf(c s3.Config) string {
+	if c.Prefix == "" {
+		return ""
+	}
+	return strings.TrimSuffix(c.Prefix, "/") + "/"
+}
+
 // Whoever hides the key slots that a rotation made does not bring the old keys back.
 func TestLockedRotated(t *testing.T) {
 	t.Parallel()
