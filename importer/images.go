@@ -153,6 +153,11 @@ func (r *restorer) buildChange(ctx context.Context, j changesJob) ([]incoming, e
 	if err != nil {
 		return nil, err
 	}
+	if r.naming != nil {
+		if err := r.naming(j.ref, oci); err != nil {
+			return nil, err
+		}
+	}
 	in := incoming{oci: oci, base: j.base.image.Config, omit: j.known, kind: KindChanges, name: j.ref, refs: []string{j.ref}}
 	have := ""
 	if i := slices.IndexFunc(r.target.Images, oci.is); i >= 0 {

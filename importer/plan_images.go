@@ -61,6 +61,11 @@ func (o *ociImage) is(have snapshot.Image) bool {
 		have.ID == o.manifestDigest.String() || have.ID == o.image.ID
 }
 
+// ids are those by which an engine may know the image.
+func (o *ociImage) ids() []string {
+	return []string{o.configDigest.String(), o.manifestDigest.String()}
+}
+
 // planTags decides by which references the image will be known: its own, where they are free.
 func (p *planner) planTags(j *imageJob) {
 	img := j.oci.image

@@ -30,13 +30,15 @@ import (
 type stage struct {
 	Version  int               `json:"version"`
 	System   string            `json:"system"`
-	Snapshot string            `json:"snapshot"`          // id of the newest that a sync has worked on
-	Time     time.Time         `json:"time"`              // of that snapshot
-	Complete bool              `json:"complete"`          // all of it is there
-	Refs     map[string]string `json:"refs"`              // references that the images were given, and their ids
-	Pending  []string          `json:"pending,omitempty"` // references that a sync is about to give
+	Snapshot string            `json:"snapshot"` // id of the newest that a sync has worked on
+	Time     time.Time         `json:"time"`     // of that snapshot
+	Complete bool              `json:"complete"` // all of it is there
+	Refs     map[string]string `json:"refs"`     // references that the images were given, and their ids
 	Changes  []stagedChanges   `json:"changes"`
 	Volumes  []stagedVolume    `json:"volumes"`
+
+	// Pending are references that a sync is about to give, and by what ids an engine may know the image of each.
+	Pending map[string][]string `json:"pending_images,omitempty"`
 
 	path string // of the file
 	lock *os.File

@@ -285,6 +285,44 @@ func TestStageEveryCallFails(t *testing.T) {
 	}
 }
 
+// A reference that a sync was about to give when it ended, and that names the user's own image since, stays the
+// user's; one that it had given is its own.
+func TestStageTakesNoOthersImage(t *testing.T) {
+	repo, first, second := twoNights(t)
+	for what, tt := range map[string]struct {
+		at     string
+		killed bool
+		own    bool // the user has an image of the name
+	}{
+		"failed": {at: "tag app:1", own: true}, "killed": {at: "tag app:1", killed: true, own: true},
+		"given": {at: "tag hakobune/shop-db-1", killed: true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f, dir := newFake(t), t.TempDir()
+			fired := false
+			f.fault = func(call string) error {
+				if at := strings.HasPrefix(call, tt.at); at || fired && tt.killed {
+					fired = true
+					return errInjected
+				}
+				return nil
+			}
+			if _, err := importer.SyncStage(t.Context(), repo, first, f, importer.StageOptions{Dir: dir}); err == nil || !fired {
+				t.Fatalf("sync: %v", err)
+			}
+			f.fault = nil
+			if tt.own {
+				f.images["sha256:own"], f.tags["app:1"] = fakeEngineImage{}, "sha256:own"
+			}
+			r := stage(t, repo, second, f, dir)
+			_, there := f.images["sha256:own"]
+			if there != tt.own || (f.tags["app:1"] == "sha256:own") != tt.own || strings.Contains(fmt.Sprint(r.Notes), "names another image") != tt.own {
+				t.Errorf("tags %v, notes %v", f.tags, r.Notes)
+			}
+		})
+	}
+}
+
 // failOnly has the n-th call from now on fail.
 func failOnly(f *fakeEngine, n int) *bool {
 	fired := new(bool)

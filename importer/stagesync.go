@@ -130,26 +130,30 @@ func (s *stager) sync(ctx context.Context, o StageOptions) (err error) {
 	return s.stage.save()
 }
 
-// recallPending takes the references that a killed sync gave, or was about to give, for staged.
+// recallPending takes the references that a killed sync gave for staged: those that name the image that it was about
+// to give them to. Any other image is somebody's.
 func (s *stager) recallPending() {
-	for _, ref := range s.stage.Pending {
-		if id := s.holder(ref); id != "" {
+	for ref, ids := range s.stage.Pending {
+		i := slices.IndexFunc(s.target.Images, func(img snapshot.Image) bool { return slices.ContainsFunc(img.Tags, sameReference(ref)) })
+		if i < 0 {
+			continue
+		}
+		if img := s.target.Images[i]; slices.Contains(ids, img.ID) || slices.Contains(ids, img.Config) {
 			if s.stage.Refs == nil {
 				s.stage.Refs = make(map[string]string)
 			}
-			s.stage.Refs[ref] = id
+			s.stage.Refs[ref] = img.ID
 		}
 	}
 }
 
-// newRefs lists the references that images will be given.
-func (s *stager) newRefs() []string {
-	var refs []string
+// newRefs lists the references that images will be given. Those of changes follow when these are built.
+func (s *stager) newRefs() map[string][]string {
+	refs := make(map[string][]string)
 	for _, j := range s.plan.images {
-		refs = append(refs, append(slices.Clone(j.tags), keptRef(s.snap.Summary, j.oci.image))...)
-	}
-	for _, j := range s.plan.changes {
-		refs = append(refs, j.ref)
+		for _, ref := range append(slices.Clone(j.tags), keptRef(s.snap.Summary, j.oci.image)) {
+			refs[ref] = j.oci.ids()
+		}
 	}
 	return refs
 }
@@ -173,9 +177,12 @@ func (s *stager) keepOthersTags() {
 // stageImages sends the images that the engine lacks, and removes those that were staged and are not of the snapshot.
 func (s *stager) stageImages(ctx context.Context) error {
 	defer s.layers.close()
+	s.naming = func(ref string, oci *ociImage) error { return s.note(func() { s.stage.Pending[ref] = oci.ids() }) }
 	if err := s.sendImages(ctx); err != nil {
-		_, undoErr := s.undo.run(ctx)
-		return errors.Join(err, undoErr)
+		if _, undoErr := s.undo.run(ctx); undoErr != nil {
+			return errors.Join(err, undoErr)
+		}
+		return errors.Join(err, s.note(func() { s.stage.Pending = nil }))
 	}
 	if _, err := s.aside.drop(ctx); err != nil {
 		s.res.note("images", "what they replace is left: "+err.Error())

@@ -135,7 +135,7 @@ func (r *restorer) spendStage(ctx context.Context) {
 	if r.stage == nil {
 		return
 	}
-	r.stage.Complete, r.stage.Refs, r.stage.Changes = false, nil, nil
+	r.stage.Complete, r.stage.Refs, r.stage.Changes, r.stage.Pending = false, nil, nil, nil
 	for _, v := range r.taken {
 		r.stage.forget(v.Name)
 		if err := r.engine.RemoveVolume(ctx, v.Stage); err != nil {
