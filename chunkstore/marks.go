@@ -216,14 +216,7 @@ func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.obscured = obscured(all, bad)
-	if r.obscured != nil && r.locker != nil {
-		// Anybody who can write there could put such an object and lock it. What a snapshot relies on is locked at its commit,
-		// so that no collection can have deleted it.
-		r.log.Warn("a mark is passed over, for what snapshots need is locked", "error", r.obscured)
-		r.obscured = nil
-	}
-	if r.obscured != nil {
+	if r.obscured = obscured(all, bad); r.obscured != nil {
 		r.log.Warn("nothing can be backed up or collected until this is mended", "error", r.obscured)
 	}
 	return packsOf(maps.Values(all)), nil

@@ -322,7 +322,7 @@ func (x *indexRepair) unmark(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !gone:
-			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: it is locked and stays; nothing relies on it", name, x.badMarks[name]))
+			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: it is locked and stays", name, x.badMarks[name]))
 		default:
 			deleted = append(deleted, name)
 		}

@@ -210,8 +210,8 @@ func TestLockedAdded(t *testing.T) {
 	}
 	newer := bytes.Clone(real)
 	newer[4] = 99 // the format's version
-	names := []string{"i/00000000000000aa/000000000000000000000000000000aa-0", "i/00000000000000ab/000000000000000000000000000000ab-0", "g/00000000000000aa/000000000000000000000000000000aa"}
-	for i, junk := range [][]byte{[]byte("ransom"), newer, []byte("ransom")} {
+	names := []string{"i/00000000000000aa/000000000000000000000000000000aa-0", "i/00000000000000ab/000000000000000000000000000000ab-0"}
+	for i, junk := range [][]byte{[]byte("ransom"), newer} {
 		_, err := r.PutObject(t.Context(), r.bucket, prefixOf(c)+names[i], bytes.NewReader(junk), int64(len(junk)), minio.PutObjectOptions{
 			DisableMultipart: true, Mode: minio.Compliance, RetainUntilDate: time.Now().Add(time.Hour), SendContentMd5: true,
 		})
