@@ -142,11 +142,15 @@ func TestFailover(t *testing.T) {
 func TestAtOnce(t *testing.T) {
 	store := protected(t)
 	engines, errs := []*fake{newFake(t), newFake(t)}, make([]error, 2)
-	var wg sync.WaitGroup
-	for i, site := range []string{"east", "west"} {
+	sites := map[string]begun{}
+	for _, site := range []string{"east", "west"} { // both, before either goes: who comes later and sees the first may take it over
 		g, err := begin(t.Context(), store)
 		ok(t, err)
-		o := to(t, site)
+		sites[site] = g
+	}
+	var wg sync.WaitGroup
+	for i, site := range []string{"east", "west"} {
+		g, o := sites[site], to(t, site)
 		wg.Go(func() { _, errs[i] = g.run(t.Context(), engines[i], o) })
 	}
 	wg.Wait()
