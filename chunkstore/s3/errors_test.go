@@ -246,7 +246,7 @@ func TestStandstill(t *testing.T) {
 			start := time.Now()
 			_, err := open(t, c).Get(t.Context(), "p/x", 0, -1)
 			wantError(t, "get", err, nil, "get p/x", "")
-			if d := time.Since(start); d > 5*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("given up after %v", d)
 			}
 		})

@@ -150,6 +150,7 @@ func tryHTTP(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
+	req.Close = true // as somebody new would ask, not over a connection of before
 	answer, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err

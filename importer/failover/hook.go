@@ -107,6 +107,7 @@ func (f *run) post(ctx context.Context, to string) error {
 		return errors.New("is no URL") // the library's error quotes it
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Close = true // a gate's connection to the same place may be just about to end, and a POST is not repeated
 	answer, err := http.DefaultClient.Do(req)
 	var failed *url.Error
 	if errors.As(err, &failed) {
