@@ -13,6 +13,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
+	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -260,4 +261,75 @@ func TestForgetAtTheSameTime(t *testing.T) {
 	}
 	wantListed(t, b, all[2])
 	wantClean(t, reopen(t, b, chunkstore.Options{}))
+}
+
+// afterForget verifies what must hold after a forget of the first two of three snapshots ended somehow: both are
+// forgotten or none is, and both are if it said so; the third is there; the next forget forgets them.
+func afterForget(t *testing.T, b chunkstore.Backend, all []chunkstore.Outcome, succeeded bool) {
+	t.Helper()
+	r := reopen(t, b, chunkstore.Options{})
+	wantClean(t, r)
+	if got := len(outcomes(t, r)); got != 1 && (got != 3 || succeeded) {
+		t.Fatalf("%d snapshots are listed, forget's success: %v", got, succeeded)
+	}
+	forgetThese(t, b, all[:2]...)
+	wantListed(t, b, all[2])
+	wantClean(t, reopen(t, b, chunkstore.Options{}))
+}
+
+func tryForget(t *testing.T, b chunkstore.Backend, list []chunkstore.Outcome) error {
+	t.Helper()
+	r, err := chunkstore.Open(t.Context(), b, password, chunkstore.Options{})
+	if err == nil {
+		err = r.Forget(t.Context(), "test", list)
+	}
+	return err
+}
+
+func TestForgetEveryCallFails(t *testing.T) {
+	base, all := threeSnapshots(t)
+	for name, kind := range kinds() {
+		failures := 0
+		for n := 1; ; n++ {
+			store := base.Clone()
+			f := &storetest.Faulty{N: (n + 1) / 2, After: n%2 == 0}
+			err := tryForget(t, f.Wrap(kind(store)), all[:2])
+			if !f.Fired() {
+				break
+			}
+			if err != nil {
+				failures++
+			}
+			if afterForget(t, store, all, err == nil); t.Failed() {
+				t.Fatalf("%s: call %d failed, after its effect: %v: %v", name, f.N, f.After, err)
+			}
+		}
+		if failures < 2 {
+			t.Errorf("%s: only %d failed: were the faults seen?", name, failures)
+		}
+	}
+}
+
+func TestForgetCrashes(t *testing.T) {
+	base, all := threeSnapshots(t)
+	for name, kind := range kinds() {
+		writes := 0
+		for _, apply := range []bool{false, true} {
+			for n := 0; ; n++ {
+				store := base.Clone()
+				c := &storetest.Crash{After: n, Apply: apply}
+				err := tryForget(t, c.Wrap(kind(store)), all[:2])
+				if !c.Crashed() {
+					break
+				}
+				writes++
+				if afterForget(t, store, all, err == nil); t.Failed() {
+					t.Fatalf("%s: crash after write %d, which took effect: %v: %v", name, n, apply, err)
+				}
+			}
+		}
+		if writes < 2 {
+			t.Errorf("%s: only %d writes", name, writes)
+		}
+	}
 }
