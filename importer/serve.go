@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,13 +24,17 @@ import (
 // builtImages is how many images a server remembers: their changes lie in temporary files.
 const builtImages = 16
 
+// searchedImages is how many snapshots of a name are made images of to find one by its digest.
+const searchedImages = 64
+
 // ImageServer is a read-only OCI registry of all snapshots of a repository: the image SYSTEM/CONTAINER:SNAPSHOT is
 // that of a container, by its name or Compose service, with its changes on top; the very one that a restore would
 // make. The tag is the first 8 digits of the snapshot's id, or more, or "latest". Names are written as image names
 // must be: in lower-case letters, digits and -, _ and dots.
 //
-// Layers are served as they are, uncompressed. A blob, and a manifest by its digest, are known once the manifest was
-// asked for by a tag. Close gives the temporary files back.
+// Layers are served as they are, uncompressed. A manifest that is asked for by its digest is looked for in the newest 64
+// snapshots of the name: the nodes of a swarm pull so, and this server may be another one than told the digest. A blob is
+// known once its manifest was asked for. Close gives the temporary files back.
 type ImageServer struct {
 	repo    *chunkstore.Repository
 	tempDir string
@@ -37,7 +42,8 @@ type ImageServer struct {
 
 	building sync.Mutex // one image is built at a time
 	mu       sync.Mutex
-	built    []*builtImage // those used last come last
+	built    []*builtImage               // those used last come last
+	digests  map[[2]string]digest.Digest // of manifests, by name and snapshot
 }
 
 // builtImage is an image that was asked for.
@@ -52,7 +58,7 @@ type builtImage struct {
 // NewImageServer returns a server; its requests may run concurrently. tempDir is where containers' changes are spooled,
 // as unlinked files; empty: os.TempDir.
 func NewImageServer(repo *chunkstore.Repository, tempDir string, log *slog.Logger) *ImageServer {
-	return &ImageServer{repo: repo, tempDir: tempDir, log: log}
+	return &ImageServer{repo: repo, tempDir: tempDir, log: log, digests: map[[2]string]digest.Digest{}}
 }
 
 var _ http.Handler = (*ImageServer)(nil)
@@ -124,15 +130,54 @@ func (s *ImageServer) image(ctx context.Context, name, tag string) (*builtImage,
 	if err != nil || sel.Part != "" || tag != "latest" && (len(tag) < 8 || !strings.HasPrefix(sel.Summary.ID, tag)) {
 		return nil, errNoImage
 	}
+	return s.imageOf(ctx, cat, sel.Summary, name)
+}
+
+// byDigest returns the image of a name whose manifest has a digest.
+func (s *ImageServer) byDigest(ctx context.Context, name, want string) (*builtImage, error) {
+	all := s.known(name)
+	if i := slices.IndexFunc(all, func(b *builtImage) bool { return b.oci.manifestDigest.String() == want }); i >= 0 {
+		return all[i], nil
+	}
+	cat, err := snapshot.ReadCatalog(ctx, s.repo)
+	if err != nil {
+		return nil, err
+	}
+	list := snapshotsOf(cat, name)
+	for _, sum := range list[:min(searchedImages, len(list))] {
+		if got := s.digestOf(name, sum.ID); got != "" && got != want {
+			continue
+		}
+		b, err := s.imageOf(ctx, cat, sum, name)
+		switch {
+		case errors.Is(err, errNoImage):
+		case err != nil:
+			return nil, err
+		case b.oci.manifestDigest.String() == want:
+			return b, nil
+		}
+	}
+	return nil, errNoImage
+}
+
+// digestOf returns the digest of an image that was built before, empty if none was.
+func (s *ImageServer) digestOf(name, id string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.digests[[2]string{name, id}].String()
+}
+
+// imageOf returns the image of a name in a snapshot.
+func (s *ImageServer) imageOf(ctx context.Context, cat *snapshot.Catalog, sum snapshot.Summary, name string) (*builtImage, error) {
 	s.building.Lock()
 	defer s.building.Unlock()
-	if b := s.use(name, sel.Summary.ID); b != nil {
+	if b := s.use(name, sum.ID); b != nil {
 		return b, nil
 	}
 	if err := s.repo.LoadIndex(ctx); err != nil { // the snapshot may be newer than what was read of it
 		return nil, err
 	}
-	snap, err := cat.Load(ctx, sel.Summary)
+	snap, err := cat.Load(ctx, sum)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +187,7 @@ func (s *ImageServer) image(ctx context.Context, name, tag string) (*builtImage,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.digests[[2]string{name, sum.ID}] = b.oci.manifestDigest
 	if s.built = append(s.built, b); len(s.built) > builtImages {
 		go s.built[0].drop(s.log)
 		s.built = slices.Delete(s.built, 0, 1)
@@ -206,18 +252,17 @@ func (s *ImageServer) known(name string) []*builtImage {
 }
 
 func (s *ImageServer) manifest(w http.ResponseWriter, req *http.Request, name, ref string) {
-	var b *builtImage
+	find := s.image
 	if _, err := digest.Parse(ref); err == nil {
-		all := s.known(name)
-		if i := slices.IndexFunc(all, func(b *builtImage) bool { return b.oci.manifestDigest.String() == ref }); i >= 0 {
-			b = all[i]
-		}
-	} else if b, err = s.image(req.Context(), name, ref); err != nil && !errors.Is(err, errNoImage) {
-		s.fail(w, req, err)
-		return
+		find = s.byDigest
 	}
-	if b == nil {
+	b, err := find(req.Context(), name, ref)
+	switch {
+	case errors.Is(err, errNoImage):
 		registryError(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
+		return
+	case err != nil:
+		s.fail(w, req, err)
 		return
 	}
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
@@ -231,7 +276,49 @@ func (s *ImageServer) blob(w http.ResponseWriter, req *http.Request, name, ref s
 			return
 		}
 	}
+	again, err := s.builtBefore(req.Context(), name)
+	if err != nil {
+		s.fail(w, req, err)
+		return
+	}
+	for _, b := range again {
+		if b.serve(w, req, ref) {
+			return
+		}
+	}
 	registryError(w, http.StatusNotFound, "BLOB_UNKNOWN")
+}
+
+// builtBefore returns the images of a name that were asked for and are no longer remembered: somebody may be pulling one.
+func (s *ImageServer) builtBefore(ctx context.Context, name string) ([]*builtImage, error) {
+	s.mu.Lock()
+	lost := map[string]bool{} // ids of snapshots
+	for key := range s.digests {
+		lost[key[1]] = lost[key[1]] || key[0] == name
+	}
+	for _, b := range s.built {
+		lost[b.snapshot] = lost[b.snapshot] && b.name != name
+	}
+	s.mu.Unlock()
+	if !slices.Contains(slices.Collect(maps.Values(lost)), true) {
+		return nil, nil
+	}
+	cat, err := snapshot.ReadCatalog(ctx, s.repo)
+	if err != nil {
+		return nil, err
+	}
+	var again []*builtImage
+	for _, sum := range snapshotsOf(cat, name) {
+		if !lost[sum.ID] {
+			continue
+		}
+		b, err := s.imageOf(ctx, cat, sum, name)
+		if err != nil {
+			return nil, err
+		}
+		again = append(again, b)
+	}
+	return again, nil
 }
 
 // serve serves a blob, unless the image has none of that name or is dropped just now.

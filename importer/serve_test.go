@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -65,6 +66,55 @@ func TestServe(t *testing.T) {
 		ok(t, err)
 	}
 	checkServed(t, server.URL, want.Digest, snap.System.Images[1].Layers[1])
+}
+
+// A server that never heard of a digest finds the image all the same, under its own name only.
+func TestServeByDigest(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	handler, id := served(t, repo, snap)
+	want, err := importer.ExportImage(t.Context(), repo, snap, "web", importer.ToWriter(io.Discard), importer.ExportOptions{})
+	ok(t, err)
+	_, later := served(t, repo, snap) // of the same system, with another image
+	if later == id {
+		t.Fatal("one snapshot")
+	}
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	for name, status := range map[string]int{"shop/web": 200, "shop/shop-web-1": 200, "shop/db": 404, "shop/none": 404} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v2/"+name+"/manifests/"+want.Digest, nil)
+		ok(t, err)
+		if got, body := answer(t, req); got != status || status == 200 && digestOf(body) != want.Digest {
+			t.Errorf("%s: %d %s", name, got, body)
+		}
+	}
+}
+
+// Of an image that others have pushed out of the server's memory the blobs come all the same.
+func TestServeForgotten(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	handler, first := served(t, repo, snap)
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	get := func(path string) []byte {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v2/shop/web/"+path, nil)
+		ok(t, err)
+		status, body := answer(t, req)
+		if status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+		return body
+	}
+	var m struct{ Config struct{ Digest string } }
+	ok(t, json.Unmarshal(get("manifests/"+first), &m))
+	for range 17 {
+		snap.Time = snap.Time.Add(time.Second) // and so another config
+		_, id := served(t, repo, snap)
+		get("manifests/" + id)
+	}
+	if digestOf(get("blobs/"+m.Config.Digest)) != m.Config.Digest {
+		t.Error("the config comes back otherwise")
+	}
 }
 
 // checkServed asks for what a client might, and for what it must not get.
