@@ -177,11 +177,25 @@ func (r *Repository) metaPack(ctx context.Context, p *indexedPack) (openMeta, er
 // ranges of packs, each verified against its id before a byte of it is handed over. The first error,
 // also one that refs yields, ends the reading. Close must be called; it stops the work behind.
 func (r *Repository) Read(ctx context.Context, refs iter.Seq2[Ref, error]) io.ReadCloser {
+	return r.ReadNear(ctx, refs, nil)
+}
+
+// Near may have chunks at hand that need not be fetched then. Its methods are called from a goroutine of the reading.
+type Near interface {
+	// Chunk returns what may be the content of a data chunk of a length, or nil. It is held against the id before a
+	// byte of it is used, and the caller's to keep.
+	Chunk(id ID, length uint32) []byte
+	// Used is told how many of the bytes that are read come from here.
+	Used(n int64)
+}
+
+// ReadNear is Read that fetches only what near does not have. Nil has nothing.
+func (r *Repository) ReadNear(ctx context.Context, refs iter.Seq2[Ref, error], near Near) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
 	rd := &reader{windows: make(chan window, sharedWindows), cancel: cancel, ended: ctx.Err}
 	rd.wg.Go(func() {
 		defer close(rd.windows)
-		r.readAhead(ctx, refs, rd.windows)
+		r.readAhead(ctx, refs, near, rd.windows)
 	})
 	return rd
 }
@@ -268,7 +282,7 @@ func (rd *reader) Close() error {
 }
 
 // readAhead produces windows until the refs end or fail.
-func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], out chan<- window) {
+func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], near Near, out chan<- window) {
 	own := make(places, 1)
 	send := func(w window) bool {
 		select {
@@ -295,9 +309,9 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 		case <-ctx.Done():
 			return false
 		}
-		w := r.fetchWindow(ctx, p)
+		w := r.fetchWindow(ctx, p, near)
 		if errors.Is(w.err, ErrNotExist) && r.reload(ctx) {
-			w = r.fetchAgain(ctx, p.refs)
+			w = r.fetchAgain(ctx, p.refs, near)
 		}
 		w.place = place
 		p = newPlan()
@@ -324,14 +338,14 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 }
 
 // fetchAgain is fetchWindow for refs, by the index as it is now.
-func (r *Repository) fetchAgain(ctx context.Context, refs []Ref) window {
+func (r *Repository) fetchAgain(ctx context.Context, refs []Ref, near Near) window {
 	p := newPlan()
 	for _, ref := range refs {
 		if err := p.add(r.index, ref); err != nil {
 			return window{err: err}
 		}
 	}
-	return r.fetchWindow(ctx, p)
+	return r.fetchWindow(ctx, p, near)
 }
 
 // plan is a window before it is fetched.
@@ -360,14 +374,18 @@ func (p *plan) add(x *index, ref Ref) error {
 	return nil
 }
 
-// fetchWindow fetches the chunks of a plan, but for those that are remembered, and remembers those of
-// which the rest may be wanted next.
-func (r *Repository) fetchWindow(ctx context.Context, p *plan) window {
+// fetchWindow fetches the chunks of a plan, but for those that are remembered or at hand, and remembers
+// those of which the rest may be wanted next.
+func (r *Repository) fetchWindow(ctx context.Context, p *plan, near Near) window {
 	w := window{refs: p.refs, chunks: make(map[ID][]byte, len(p.chunks))}
 	var missing []location
+	var used int64
 	for id, l := range p.chunks {
 		if b, ok := r.recent.get(id); ok {
 			w.chunks[id] = b
+		} else if b := r.atHand(near, l); b != nil {
+			w.chunks[id] = b
+			used += p.wanted[id]
 		} else {
 			missing = append(missing, l)
 		}
@@ -398,7 +416,22 @@ func (r *Repository) fetchWindow(ctx context.Context, p *plan) window {
 			r.recent.put(l.id, w.chunks[l.id])
 		}
 	}
+	if used > 0 {
+		near.Used(used)
+	}
 	return w
+}
+
+// atHand returns a chunk that near has, nil if it has not or what it has is another.
+func (r *Repository) atHand(near Near, l location) []byte {
+	if near == nil || l.kind != Data {
+		return nil
+	}
+	b := near.Chunk(l.id, l.plain)
+	if b == nil || !r.IsChunk(l.id, b) {
+		return nil
+	}
+	return b
 }
 
 // ranges groups chunks into runs that are worth one request each: near each other in one pack.

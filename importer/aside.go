@@ -110,13 +110,13 @@ func (r *restorer) setContainerAside(ctx context.Context, j containerJob) error 
 
 // setVolumeAside moves a volume's directory into a volume of another name, and leaves an empty one
 // in its place. Both lie in the same file system, so this takes no time. Engines cannot rename a
-// volume.
-func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
+// volume. It returns where the content is now.
+func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) (string, error) {
 	ctx, cancel := steady(ctx)
 	defer cancel()
 	old := r.asideName(j.name)
 	if err := r.engine.CreateVolume(ctx, j.volume, old, nil); err != nil {
-		return err
+		return "", err
 	}
 	holds := false // what was in the volume
 	r.undo.add("volume "+old, func(ctx context.Context) error {
@@ -127,14 +127,14 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
 	})
 	from, err := r.engine.VolumeMountpoint(ctx, j.name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	to, err := r.engine.VolumeMountpoint(ctx, old)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := moveDir(from, to); err != nil {
-		return fmt.Errorf("set volume %s aside: %w", j.name, err)
+		return "", fmt.Errorf("set volume %s aside: %w", j.name, err)
 	}
 	holds = true
 	r.undo.add("content of volume "+j.name+" in "+old, func(context.Context) error {
@@ -143,7 +143,7 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) error {
 		return err
 	})
 	r.aside.add(KindVolume, old, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, old) })
-	return nil
+	return to, nil
 }
 
 // moveDir renames a directory to where there is none or an empty one, and leaves an empty one of
@@ -162,15 +162,15 @@ func moveDir(from, to string) error {
 	return nil
 }
 
-// setPathAside renames a host path.
-func (r *restorer) setPathAside(path string) error {
+// setPathAside renames a host path, and returns the name that it has then.
+func (r *restorer) setPathAside(path string) (string, error) {
 	old := r.asideName(filepath.Clean(path))
 	if err := os.Rename(path, old); err != nil {
-		return fmt.Errorf("set bind %s aside: %w", path, err)
+		return "", fmt.Errorf("set bind %s aside: %w", path, err)
 	}
 	r.undo.add("path "+old, func(context.Context) error { return os.Rename(old, path) })
 	r.aside.add(KindBind, old, func(context.Context) error { return os.RemoveAll(old) })
-	return nil
+	return old, nil
 }
 
 // setReferenceAside gives the image that holds a reference another one, so that it stays when the

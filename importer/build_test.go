@@ -27,9 +27,15 @@ type builder struct {
 
 func newBuilder(t testing.TB) *builder {
 	t.Helper()
+	return newBuilderOf(t, chunkstore.ChunkerParams{})
+}
+
+// newBuilderOf is newBuilder with other sizes of chunks.
+func newBuilderOf(t testing.TB, chunks chunkstore.ChunkerParams) *builder {
+	t.Helper()
 	b, secret := mem.New(mem.Options{}), crypto.Passphrase([]byte("correct horse"))
 	cheap := crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
-	_, err := chunkstore.Init(t.Context(), b, secret, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.ChunkerParams{})
+	_, err := chunkstore.Init(t.Context(), b, secret, crypto.SlotInfo{Label: "test"}, cheap, chunks)
 	ok(t, err)
 	repo, err := chunkstore.Open(t.Context(), b, secret, chunkstore.Options{})
 	ok(t, err)

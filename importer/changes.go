@@ -20,8 +20,9 @@ import (
 )
 
 // changesLayer makes one image layer of a container's changes, and says what of them it could not
-// hold. The caller closes its file. The same changes always give the same layer.
-func changesLayer(ctx context.Context, repo *chunkstore.Repository, c *snapshot.Container, dir string) (snapshot.Layer, spooledLayer, []archive.Lost, error) {
+// hold. The caller closes its file. The same changes always give the same layer. What near has need not be fetched; it may
+// be nil.
+func changesLayer(ctx context.Context, repo *chunkstore.Repository, c *snapshot.Container, near *near, dir string) (snapshot.Layer, spooledLayer, []archive.Lost, error) {
 	f, err := unlinkedFile(dir)
 	if err != nil {
 		return snapshot.Layer{}, spooledLayer{}, nil, err
@@ -29,7 +30,7 @@ func changesLayer(ctx context.Context, repo *chunkstore.Repository, c *snapshot.
 	h := sha256.New()
 	buffered := bufio.NewWriterSize(f, 1<<20)
 	size := &counter{w: io.MultiWriter(buffered, h)}
-	tree := archive.OpenTree(ctx, repo, c.Changes.Records)
+	tree := archive.OpenTreeNear(ctx, repo, c.Changes.Records, near.source())
 	lost, err := archive.WriteTar(ctx, tree, size, archive.TarOptions{Layer: true})
 	err = errors.Join(err, tree.Close(), buffered.Flush())
 	if err != nil {

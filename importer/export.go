@@ -101,7 +101,7 @@ func exportImage(ctx context.Context, layers *layerStore, snap *snapshot.Snapsho
 		return nil, nil, ErrNoChanges
 	}
 	o.Observer.Notify(snapshot.Event{Phase: "images", What: "changes of " + c.Name})
-	l, file, lost, err := changesLayer(ctx, layers.repo, c, o.TempDir)
+	l, file, lost, err := changesLayer(ctx, layers.repo, c, nil, o.TempDir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -134,7 +134,12 @@ func (r *restorer) buildChange(ctx context.Context, j changesJob) ([]incoming, e
 	if staged, err := r.stagedChange(ctx, j); staged || err != nil {
 		return nil, err
 	}
-	l, file, lost, err := changesLayer(ctx, r.repo, j.container, r.opts.TempDir)
+	near, err := r.nearChanges(ctx, j.container)
+	if err != nil {
+		return nil, err
+	}
+	defer near.close()
+	l, file, lost, err := changesLayer(ctx, r.repo, j.container, near, r.opts.TempDir)
 	if err != nil {
 		return nil, err
 	}

@@ -44,17 +44,13 @@ func (l *leftover) has(e *archive.Entry) bool {
 
 // holds is has without the memory. A file of several names is none of ours: the tree may give each its own content.
 func (l *leftover) holds(e *archive.Entry) bool {
-	fd, err := unix.Openat2(int(l.dir.Fd()), e.Path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	f, err := openBeneath(l.dir, e.Path)
 	if err != nil {
 		return false // an old kernel too: all is fetched
 	}
-	f := os.NewFile(uintptr(fd), e.Path)
 	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != e.Size {
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != e.Size {
 		return false
 	}
 	var off int64

@@ -59,6 +59,9 @@ type Options struct {
 	// that is there is moved instead of fetched, and images that are there are used; what differs from the snapshot
 	// is fetched. What was taken is not staged any more. Empty: nothing is staged.
 	Stage string
+	// Had is an earlier snapshot of what the host has of the system: its records tell where in what Replace moves
+	// aside content lies that need not be fetched. Nil: only what is at the same place there as in the snapshot is found.
+	Had *snapshot.Snapshot
 	// TempDir is where a container's changes are spooled, as unlinked files. Empty: os.TempDir.
 	TempDir string
 	// Observer is told of progress.

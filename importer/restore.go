@@ -35,7 +35,8 @@ type restorer struct {
 	stage   *stage // nil: nothing is staged
 
 	fetched atomic.Int64 // bytes of content read from the repository
-	staged  atomic.Int64 // bytes of content that were here already
+	staged  atomic.Int64 // bytes of content that were staged here
+	local   atomic.Int64 // bytes of content that what is moved aside had
 
 	mu      sync.Mutex
 	images  map[string]string                     // engine's ids of images, by config digest
@@ -56,11 +57,16 @@ func Restore(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 	r := newRestorer(repo, snap, e, o)
 	err := r.restore(ctx)
 	r.res.Took = time.Since(r.res.Started)
-	r.res.Fetched, r.res.Staged = r.fetched.Load(), r.staged.Load()
+	r.count()
 	if err != nil {
 		return r.res, fmt.Errorf("restore %s: %w", snap.System.Name, err)
 	}
 	return r.res, nil
+}
+
+// count says where the content came from.
+func (r *restorer) count() {
+	r.res.Fetched, r.res.Staged, r.res.Local = r.fetched.Load(), r.staged.Load(), r.local.Load()
 }
 
 func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o Options) *restorer {
@@ -110,7 +116,7 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 	}
 	err = errors.Join(err, r.filler.close(ctx, r.engine))
 	if err == nil && r.opts.Done != nil {
-		r.res.Fetched, r.res.Staged = r.fetched.Load(), r.staged.Load()
+		r.count()
 		err = r.opts.Done(r.res)
 	}
 	if err == nil {

@@ -17,6 +17,7 @@ type Result struct {
 	Notes   []snapshot.Problem `json:"notes,omitempty"`   // what is other than it was; those of the plan too
 	Fetched int64              `json:"fetched"`           // bytes of content that were read from the repository
 	Staged  int64              `json:"staged"`            // bytes of content of volumes and changes that were staged here before
+	Local   int64              `json:"local"`             // bytes of content that were taken from what was replaced
 	Left    []string           `json:"left,omitempty"`    // what a failed restore left there, or what was moved aside and is kept
 
 	mu sync.Mutex

@@ -22,6 +22,8 @@ type StageOptions struct {
 	Dir string
 	// DryRun says what would be done and does nothing.
 	DryRun bool
+	// Had is that of Options. What the host has under the system's own names need not be fetched.
+	Had *snapshot.Snapshot
 	// TempDir and Observer are those of Options.
 	TempDir  string
 	Observer snapshot.Observer
@@ -53,6 +55,7 @@ type StageResult struct {
 	Time     time.Time          `json:"time"` // of the snapshot
 	Steps    []StageStep        `json:"steps"`
 	Fetched  int64              `json:"fetched"` // bytes of content that were read from the repository
+	Local    int64              `json:"local"`   // bytes of content that were taken from what the host had under the system's names
 	Bytes    int64              `json:"bytes"`   // of content of volumes that are staged now
 	Took     time.Duration      `json:"took"`
 	Notes    []snapshot.Problem `json:"notes,omitempty"`
@@ -77,11 +80,11 @@ type stager struct {
 func SyncStage(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o StageOptions) (*StageResult, error) {
 	start := time.Now()
 	s := &stager{
-		restorer: newRestorer(repo, snap, e, Options{Only: []string{PartImages, PartChanges}, Replace: true, TempDir: o.TempDir, Observer: o.Observer}),
+		restorer: newRestorer(repo, snap, e, Options{Only: []string{PartImages, PartChanges}, Replace: true, Had: o.Had, TempDir: o.TempDir, Observer: o.Observer}),
 		out:      &StageResult{System: snap.System.Name, Snapshot: snap.Summary.ID, Time: snap.Summary.Time},
 	}
 	err := s.sync(ctx, o)
-	s.out.Took, s.out.Fetched = time.Since(start), s.fetched.Load()
+	s.out.Took, s.out.Fetched, s.out.Local = time.Since(start), s.fetched.Load(), s.local.Load()
 	s.out.Notes = append(s.out.Notes, s.res.Notes...)
 	if err != nil {
 		return s.out, fmt.Errorf("standby of %s: %w", snap.System.Name, err)
@@ -353,14 +356,19 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 		return err
 	}
 	defer left.close()
+	near, err := s.nearOwn(ctx, j.volume)
+	if err != nil {
+		return err
+	}
+	defer near.close()
 	var tree *archive.TreeReader
 	switch {
 	case j.Action == StageUpdate:
-		tree = archive.OpenUpdate(ctx, s.repo, j.have.Tree, now.Tree)
+		tree = archive.OpenUpdate(ctx, s.repo, j.have.Tree, now.Tree, near.source())
 	case j.there:
-		tree = archive.OpenMissing(ctx, s.repo, now.Tree, left.has)
+		tree = archive.OpenMissing(ctx, s.repo, now.Tree, left.has, near.source())
 	default:
-		tree = archive.OpenTree(ctx, s.repo, now.Tree)
+		tree = archive.OpenTreeNear(ctx, s.repo, now.Tree, near.source())
 	}
 	_, err = Extract(ctx, meteredTree{tree, counted{m.reader(tree, "volume "+j.Name), &s.fetched}}, dir, noted)
 	if err := errors.Join(err, tree.Close()); err != nil {
@@ -370,6 +378,18 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 		return err
 	}
 	return s.note(func() { s.stage.Volumes = append(s.stage.Volumes, now) })
+}
+
+// nearOwn is what the volume of the system's own name has, where the host has one.
+func (s *stager) nearOwn(ctx context.Context, v snapshot.Volume) (*near, error) {
+	if _, there := existing(s.target.Names.Volumes, v.Name); !there {
+		return nil, nil
+	}
+	dir, err := s.engine.VolumeMountpoint(ctx, v.Name)
+	if err != nil {
+		return nil, ctx.Err() // all is fetched
+	}
+	return s.nearVolume(ctx, dir, v)
 }
 
 func (s *stager) dropVolume(ctx context.Context, j stageJob) error {

@@ -33,7 +33,7 @@ func (r *restorer) openStage() {
 
 // takeStage moves the content of a staged volume into one that was just made, and brings it up to date: it returns
 // false, and has done nothing, if there is none that is whole.
-func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, m *meter) (bool, error) {
+func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, near *near, m *meter) (bool, error) {
 	if r.stage == nil {
 		return false, nil
 	}
@@ -52,12 +52,12 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, m *me
 	}
 	r.undo.add("staged content in volume "+j.name, func(context.Context) error { return moveContent(dir, from) })
 	what := "volume " + j.name
-	before := r.fetched.Load()
+	var read int64
 	if sameTree(staged.Tree, j.volume.Content.Records) {
 		err = r.finishRoot(ctx, j.volume.Content.Records, dir)
 	} else {
-		tree := archive.OpenUpdate(ctx, r.repo, staged.Tree, j.volume.Content.Records)
-		err = r.extractTree(ctx, tree, dir, ExtractOptions{Existing: ExistingRemoved}, what, m)
+		tree := archive.OpenUpdate(ctx, r.repo, staged.Tree, j.volume.Content.Records, near.source())
+		read, err = r.extractTree(ctx, tree, dir, ExtractOptions{Existing: ExistingRemoved}, what, m)
 	}
 	if err != nil {
 		return false, err
@@ -65,7 +65,7 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, m *me
 	for _, n := range staged.Notes {
 		r.res.note(n.Where, n.What)
 	}
-	r.staged.Add(max(0, j.volume.Content.Bytes-(r.fetched.Load()-before)))
+	r.staged.Add(max(0, j.volume.Content.Bytes-read))
 	r.mu.Lock()
 	r.taken = append(r.taken, staged)
 	r.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,20 +45,21 @@ func (r *restorer) restoreVolume(ctx context.Context, j volumeJob, m *meter) err
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	var was string // where its content is that was moved aside
+	var err error
 	switch j.action {
 	case Create:
-		if err := r.createVolume(ctx, j); err != nil {
-			return err
-		}
+		err = r.createVolume(ctx, j)
 	case Replace:
-		if err := r.setVolumeAside(ctx, j); err != nil {
-			return err
-		}
+		was, err = r.setVolumeAside(ctx, j)
 	default:
 		r.res.object(Object{Kind: KindVolume, Name: j.name, Action: j.action})
 		return nil
 	}
-	if err := r.fillVolume(ctx, j, m); err != nil {
+	if err != nil {
+		return err
+	}
+	if err := r.fillVolume(ctx, j, was, m); err != nil {
 		return fmt.Errorf("volume %s: %w", j.name, err)
 	}
 	r.res.object(Object{Kind: KindVolume, Name: j.name, Action: j.action, Bytes: j.step().Bytes, Took: time.Since(start)})
@@ -85,8 +87,8 @@ func (r *restorer) createVolume(ctx context.Context, j volumeJob) error {
 }
 
 // fillVolume writes the content of a volume: into its directory where that is a plain one of this
-// host, else through the engine, which mounts it.
-func (r *restorer) fillVolume(ctx context.Context, j volumeJob, m *meter) error {
+// host, else through the engine, which mounts it. What the directory was has need not be fetched.
+func (r *restorer) fillVolume(ctx context.Context, j volumeJob, was string, m *meter) error {
 	if j.volume.Content == nil {
 		return nil
 	}
@@ -97,19 +99,25 @@ func (r *restorer) fillVolume(ctx context.Context, j volumeJob, m *meter) error 
 	if err != nil {
 		return err
 	}
-	if taken, err := r.takeStage(ctx, j, dir, m); taken || err != nil {
+	near, err := r.nearVolume(ctx, was, j.volume)
+	if err != nil {
 		return err
 	}
-	return r.extract(ctx, j.volume.Content, dir, ExtractOptions{}, "volume "+j.name, m)
+	defer near.close()
+	if taken, err := r.takeStage(ctx, j, dir, near, m); taken || err != nil {
+		return err
+	}
+	return r.extract(ctx, j.volume.Content, dir, near, ExtractOptions{}, "volume "+j.name, m)
 }
 
-// extract writes a tree of the snapshot into a directory of this host.
-func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, opts ExtractOptions, what string, m *meter) error {
-	return r.extractTree(ctx, archive.OpenTree(ctx, r.repo, content.Records), dir, opts, what, m)
+// extract writes a tree of the snapshot into a directory of this host. What near has need not be fetched; it may be nil.
+func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, near *near, opts ExtractOptions, what string, m *meter) error {
+	_, err := r.extractTree(ctx, archive.OpenTreeNear(ctx, r.repo, content.Records, near.source()), dir, opts, what, m)
+	return err
 }
 
-// extractTree is extract of a tree that is open, which it closes.
-func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, dir string, opts ExtractOptions, what string, m *meter) error {
+// extractTree is extract of a tree that is open, which it closes. It returns how many bytes of content were read of it.
+func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, dir string, opts ExtractOptions, what string, m *meter) (int64, error) {
 	opts.Note = func(path, note string) {
 		where := what
 		if path != "" {
@@ -117,8 +125,10 @@ func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, di
 		}
 		r.res.note(where, note)
 	}
-	_, err := Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &r.fetched}}, dir, opts)
-	return errors.Join(err, tree.Close())
+	var read atomic.Int64
+	_, err := Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &read}}, dir, opts)
+	r.fetched.Add(read.Load())
+	return read.Load(), errors.Join(err, tree.Close())
 }
 
 // meteredTree is a tree of which the content read is counted.
@@ -139,7 +149,7 @@ func (r *restorer) clearCopies(ctx context.Context) error {
 		}
 		dir, err := r.engine.VolumeMountpoint(ctx, j.name)
 		if err == nil {
-			err = r.extract(ctx, c, dir, ExtractOptions{Existing: ExistingRemoved}, "volume "+j.name, &meter{})
+			err = r.extract(ctx, c, dir, nil, ExtractOptions{Existing: ExistingRemoved}, "volume "+j.name, &meter{})
 		}
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", j.name, err)
@@ -165,7 +175,7 @@ func (r *restorer) restoreBind(ctx context.Context, j bindJob, m *meter) error {
 }
 
 func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
-	what := "bind " + j.path
+	what, was := "bind "+j.path, ""
 	switch {
 	case !r.target.Facts.Local && j.bind.File:
 		if filepath.Base(j.path) != filepath.Base(j.bind.Source) {
@@ -175,7 +185,8 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 	case !r.target.Facts.Local:
 		return r.fillThroughEngine(ctx, j.path, j.bind.Content, archive.TarOptions{}, what, m)
 	case j.action == Replace:
-		if err := r.setPathAside(j.path); err != nil {
+		var err error
+		if was, err = r.setPathAside(j.path); err != nil {
 			return err
 		}
 	case j.state == PathEmpty:
@@ -184,13 +195,18 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 		if err := r.journal.made(made{Kind: kindContent, Name: j.path}); err != nil {
 			return err
 		}
-		return r.extract(ctx, j.bind.Content, j.path, ExtractOptions{}, what, m)
+		return r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m)
 	}
-	return r.placeBind(ctx, j, what, m)
+	near, err := r.nearBind(ctx, was, j.bind)
+	if err != nil {
+		return err
+	}
+	defer near.close()
+	return r.placeBind(ctx, j, near, what, m)
 }
 
 // placeBind writes a bind's tree beside its path and renames it there once it is complete.
-func (r *restorer) placeBind(ctx context.Context, j bindJob, what string, m *meter) error {
+func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what string, m *meter) error {
 	if err := r.makeParents(filepath.Dir(j.path)); err != nil {
 		return err
 	}
@@ -198,7 +214,7 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, what string, m *met
 	if err := r.journal.intend(kindTemp, whole); err != nil {
 		return err
 	}
-	err := r.extract(ctx, j.bind.Content, whole, ExtractOptions{}, what, m)
+	err := r.extract(ctx, j.bind.Content, whole, near, ExtractOptions{}, what, m)
 	from := whole
 	if j.bind.File {
 		from = filepath.Join(whole, filepath.Base(j.bind.Source))

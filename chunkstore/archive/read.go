@@ -99,7 +99,12 @@ type TreeReader struct {
 
 // OpenTree begins to read a tree.
 func OpenTree(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream) *TreeReader {
-	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+	return OpenTreeNear(ctx, repo, st, nil)
+}
+
+// OpenTreeNear is OpenTree that fetches only the content that near does not have. Nil has nothing.
+func OpenTreeNear(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream, near chunkstore.Near) *TreeReader {
+	return openEntries(ctx, repo, near, func(ctx context.Context) iter.Seq2[Entry, error] {
 		return Records(ctx, repo, st)
 	})
 }
@@ -112,7 +117,7 @@ func OpenSubtree(ctx context.Context, repo *chunkstore.Repository, st chunkstore
 	if err != nil {
 		return nil, err
 	}
-	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+	return openEntries(ctx, repo, nil, func(ctx context.Context) iter.Seq2[Entry, error] {
 		return subtree(Records(ctx, repo, st), path, wanted)
 	}), nil
 }
@@ -120,9 +125,9 @@ func OpenSubtree(ctx context.Context, repo *chunkstore.Repository, st chunkstore
 // openEntries reads the records twice, side by side: once for Next and once, further ahead, for
 // what content to fetch. One pass for both would have to buffer records without bound: how far
 // Repository.Read wants to look ahead does not depend on how many entries lie between two contents.
-func openEntries(ctx context.Context, repo *chunkstore.Repository, entries func(context.Context) iter.Seq2[Entry, error]) *TreeReader {
+func openEntries(ctx context.Context, repo *chunkstore.Repository, near chunkstore.Near, entries func(context.Context) iter.Seq2[Entry, error]) *TreeReader {
 	ctx, cancel := context.WithCancel(ctx)
-	t := &TreeReader{entries: entries, cancel: cancel, data: repo.Read(ctx, contentRefs(entries(ctx)))}
+	t := &TreeReader{entries: entries, cancel: cancel, data: repo.ReadNear(ctx, contentRefs(entries(ctx)), near)}
 	t.next, t.stop = iter.Pull2(entries(ctx))
 	return t
 }

@@ -11,9 +11,9 @@ import (
 
 // OpenUpdate begins to read what turns an older tree into a newer one: all entries of the newer one, and the content
 // of those files only that the older one does not have at the same path, made of the same pieces. Those that it has
-// are Kept.
-func OpenUpdate(ctx context.Context, repo *chunkstore.Repository, older, newer chunkstore.Stream) *TreeReader {
-	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+// are Kept. Of the content only what near does not have is fetched; nil has nothing.
+func OpenUpdate(ctx context.Context, repo *chunkstore.Repository, older, newer chunkstore.Stream, near chunkstore.Near) *TreeReader {
+	return openEntries(ctx, repo, near, func(ctx context.Context) iter.Seq2[Entry, error] {
 		return update(Records(ctx, repo, older), Records(ctx, repo, newer))
 	})
 }
@@ -52,9 +52,9 @@ func (e *Entry) samePieces(o *Entry) bool {
 
 // OpenMissing begins to read a tree of which some content is at hand: all entries, and the content of those files
 // only for which has is false. The others are Kept. has is asked twice about each file, from two goroutines, and
-// must not change its mind.
-func OpenMissing(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream, has func(*Entry) bool) *TreeReader {
-	return openEntries(ctx, repo, func(ctx context.Context) iter.Seq2[Entry, error] {
+// must not change its mind. Of the content only what near does not have is fetched; nil has nothing.
+func OpenMissing(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream, has func(*Entry) bool, near chunkstore.Near) *TreeReader {
+	return openEntries(ctx, repo, near, func(ctx context.Context) iter.Seq2[Entry, error] {
 		return func(yield func(Entry, error) bool) {
 			for e, err := range Records(ctx, repo, st) {
 				if err == nil && e.Type == File && has(&e) {

@@ -18,9 +18,10 @@ func (p *program) failbackCommand() *cli.Command {
 		ArgsUsage: "SYSTEM",
 		Description: `On the home host, after the stand-in has stored a last snapshot and was stopped: takes the system for this
 site, so that the stand-in's backups stop with exit code 22; moves what has the system's names here aside, and
-keeps it; restores the stand-in's newest snapshot, of which only those layers are sent that the engine lacks;
-and goes on as a failover does: health, gates, hooks, record. What was moved aside is named at the end, to be
-removed by you.
+keeps it; restores the stand-in's newest snapshot, of which only what home lacks is fetched: layers that the
+engine has are not sent, and content that lies in what was moved aside is copied from there, each piece held
+against its id; and goes on as a failover does: health, gates, hooks, record. What was moved aside is named at
+the end, to be removed by you.
 
 It refuses a snapshot from before the stand-in got the system. What is written at the stand-in after its last
 snapshot stays there: stop it first. If the command is killed, run it again.
@@ -43,7 +44,7 @@ func (p *program) failback(c *cli.Context) error {
 func (p *program) cameHome(c *cli.Context, r *failover.Result) error {
 	return p.result(c, failoverLine{"failback", r}, func() {
 		p.moved(r)
-		fmt.Fprintf(p.out, "%s is home again since %s after go; its snapshot %s was %s old\n", r.System, span(r.RTO), r.Snapshot[:8], span(r.RPO))
+		fmt.Fprintf(p.out, "%s is home again since %s after go; its snapshot %s was %s old%s\n", r.System, span(r.RTO), r.Snapshot[:8], span(r.RPO), sourcesText(r.Restore))
 		if left := r.Restore.Left; len(left) > 0 {
 			fmt.Fprintf(p.out, "what was here before is kept, until you remove it (do not start the containers: their volumes have other names now):\n  %s\n", strings.Join(left, "\n  "))
 		}

@@ -214,11 +214,23 @@ func (p *program) restored(c *cli.Context, snap *snapshot.Snapshot, r *importer.
 		if r.Healthy > 0 {
 			fmt.Fprintf(p.out, ", healthy after %s", span(r.Healthy))
 		}
-		if r.Staged > 0 {
-			fmt.Fprintf(p.out, "; %s were staged here, %s fetched", size(r.Staged), size(r.Fetched))
-		}
-		fmt.Fprintln(p.out)
+		fmt.Fprintln(p.out, sourcesText(r))
 	})
+}
+
+// sourcesText says where the content came from, if not all of it was fetched.
+func sourcesText(r *importer.Result) string {
+	text := ""
+	if r.Staged > 0 {
+		text += fmt.Sprintf("; %s were staged here", size(r.Staged))
+	}
+	if r.Local > 0 {
+		text += fmt.Sprintf("; %s were in what was here before", size(r.Local))
+	}
+	if text != "" {
+		text += fmt.Sprintf(", %s fetched", size(r.Fetched))
+	}
+	return text
 }
 
 func objectText(o importer.Object) string {

@@ -171,6 +171,10 @@ func (p *program) showStage(r *importer.StageResult, dry bool) {
 		fmt.Fprintf(p.out, "would stage %s from snapshot %s (%s)\n", r.System, r.Snapshot[:8], localTime(r.Time))
 		return
 	}
-	fmt.Fprintf(p.out, "staged %s from snapshot %s (%s) in %s: %s fetched, %s held\n",
-		r.System, r.Snapshot[:8], localTime(r.Time), span(r.Took), size(r.Fetched), size(r.Bytes))
+	local := ""
+	if r.Local > 0 {
+		local = fmt.Sprintf(" %s were in the system's own volumes here,", size(r.Local))
+	}
+	fmt.Fprintf(p.out, "staged %s from snapshot %s (%s) in %s: %s fetched,%s %s held\n",
+		r.System, r.Snapshot[:8], localTime(r.Time), span(r.Took), size(r.Fetched), local, size(r.Bytes))
 }

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -30,4 +31,37 @@ func ReadyForFailback(cat *snapshot.Catalog, s snapshot.Summary, site snapshot.S
 		}
 	}
 	return nil
+}
+
+// hadHere loads the snapshot that is likely to say best what this site still has of the system: the newest that it made
+// itself, or that with which another site took the system over. Nil if there is none that can be read: then more is
+// fetched, and nothing else is different.
+func (f *run) hadHere(ctx context.Context) *snapshot.Snapshot {
+	name := f.snap.System.Name
+	for _, s := range f.cat.Snapshots {
+		if s.System == name && s.Site == f.o.Site.Name {
+			return f.load(ctx, s)
+		}
+	}
+	newest := ""
+	number := 0
+	for _, t := range f.cat.Terms {
+		if t.System == name && t.Why == snapshot.WhyFailover && t.Number > number {
+			newest, number = t.Snapshot, t.Number
+		}
+	}
+	for _, s := range f.cat.Snapshots {
+		if s.ID == newest {
+			return f.load(ctx, s)
+		}
+	}
+	return nil
+}
+
+func (f *run) load(ctx context.Context, s snapshot.Summary) *snapshot.Snapshot {
+	had, err := f.cat.Load(ctx, s)
+	if err != nil {
+		return nil
+	}
+	return had
 }

@@ -76,6 +76,7 @@ type Record struct {
 	Bytes    int64         `json:"bytes"`   // of content written
 	Fetched  int64         `json:"fetched"` // of content read from the repository
 	Staged   int64         `json:"staged"`  // of content that was held ready here
+	Local    int64         `json:"local"`   // of content that was taken from what the site had before
 }
 
 // Result says what a failover did.
@@ -209,6 +210,9 @@ func (f *run) bringUp(ctx context.Context) error {
 	}
 	o := f.o.Restore
 	o.StateDir = f.o.StateDir
+	if o.Replace {
+		o.Had = f.hadHere(ctx)
+	}
 	o.Starting = func(_ string, ports []int) { f.sorry.close(slices.Concat(ports, []int{0})...) } // 0: never all of them
 	o.Done = func(r *importer.Result) error {
 		f.state.Restored = r
@@ -262,7 +266,7 @@ func (f *run) claim(ctx context.Context) error {
 func (f *run) describe() {
 	r := f.state.Restored
 	f.res.Restore = r
-	f.res.Fetched, f.res.Staged = r.Fetched, r.Staged
+	f.res.Fetched, f.res.Staged, f.res.Local = r.Fetched, r.Staged, r.Local
 	f.res.System, f.res.Snapshot, f.res.Site, f.res.Host = f.snap.System.Name, f.state.Snapshot, f.o.Site, f.o.Host
 	f.res.Started = f.state.Started
 	for _, s := range f.cat.Snapshots {
