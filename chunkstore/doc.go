@@ -69,7 +69,8 @@
 //
 // A repository may be made so that the store locks its objects (Lock, Locker). A lock alone keeps a version from being
 // deleted, not from being hidden: so of such a repository what was put first under a name is what is there, whatever was put
-// over it or deleted since. Each session extends the locks of what its snapshot needs before it commits.
+// over it or deleted since. Each session extends the locks of what its snapshot needs before it commits, and looks whether
+// it is there: so it may pass over objects that do not open, which anybody who can write to the store could put and lock.
 //
 // # Reading
 //
@@ -81,6 +82,7 @@
 // # Errors
 //
 // ErrNoRepository, crypto.ErrWrongKey, crypto.ErrNewer and crypto.ErrDamaged say why a repository or
-// an object of it cannot be opened; ErrChunkMissing that a snapshot needs what no index lists.
+// an object of it cannot be opened; ErrChunkMissing that a snapshot needs what no index lists; ErrFenced and ErrPackGone
+// that a session ended without one, and that the next one may do better.
 // Backends return the sentinels of backend.go.
 package chunkstore

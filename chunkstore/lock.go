@@ -201,14 +201,7 @@ func (s *Session) extendLocks(ctx context.Context) error {
 
 // lockable returns the names of what the snapshot needs.
 func (s *Session) lockable(ctx context.Context) ([]string, error) {
-	names := []string{configName}
-	s.mu.Lock()
-	for p := range s.used {
-		if !s.own[p.ID] {
-			names = append(names, p.Name())
-		}
-	}
-	s.mu.Unlock()
+	names := append(slices.Collect(maps.Keys(s.foreign())), configName)
 	for _, prefix := range []string{slotPrefix, deltaPrefix, segmentPrefix, markPrefix, forgetPrefix, claimPrefix} {
 		listed, err := listNames(ctx, s.repo.backend, prefix)
 		if err != nil {
@@ -263,8 +256,8 @@ func (x *extension) one(ctx context.Context, name string) error {
 		left = x.lock.Span()
 		err = x.r.locker.Retain(ctx, name, left)
 	}
-	if errors.Is(err, ErrNotExist) {
-		x.r.log.Warn("what the snapshot needs is not there to be locked; hakobune check tells more", "object", name)
+	if errors.Is(err, ErrNotExist) { // packs are looked for afterwards; of other objects others have come in the place
+		x.r.log.Debug("an object is gone before it could be locked", "object", name)
 		return nil
 	}
 	if err != nil {

@@ -56,9 +56,11 @@ func (m *mark) packs() []PackRef {
 var ErrMarks = errors.New("a mark of a collection cannot be read")
 
 // marks reads all marks, by name. One that is gone when it is read was carried out long ago. One that cannot
-// be read is ErrMarks: whoever deletes must know them all.
+// be read is ErrMarks: whoever deletes must know them all. But in a locked repository none of ours can come to be
+// damaged: what is damaged there was put by somebody who has no keys, and locked, and is passed over.
 func (r *Repository) marks(ctx context.Context) (map[string]*mark, error) {
 	all, bad, err := r.readableMarks(ctx)
+	maps.DeleteFunc(bad, func(name string, err error) bool { return r.locker != nil && isDamage(err) && r.passOver(name, err) })
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
 		return nil, fmt.Errorf("%w: object %s: %w", ErrMarks, name, bad[name])
 	}
@@ -150,6 +152,43 @@ func obscured(all map[string]*mark, bad map[string]error) error {
 	return nil
 }
 
+// unseen returns those of the objects of marks that cannot be read which a session must not pass over. In a locked repository
+// whoever can write there could put one and lock it for years, so there a session goes on: that the packs it relies on are there
+// shows when it locks them, before it commits. Only one of a later key epoch counts, if such has begun: a header may
+// say what it likes, but the first slot of an epoch has a name that only holders of the keys can make.
+func (r *Repository) unseen(ctx context.Context, bad map[string]error) (map[string]error, error) {
+	if r.locker == nil {
+		return bad, nil
+	}
+	unseen := map[string]error{}
+	for name, err := range bad {
+		if errors.Is(err, crypto.ErrRotated) {
+			unseen[name] = err
+		} else {
+			r.passOver(name, err)
+		}
+	}
+	if len(unseen) == 0 {
+		return nil, nil
+	}
+	later, err := laterEpoch(ctx, r.backend, r.keys)
+	if err != nil || later {
+		return unseen, err
+	}
+	for name, err := range unseen {
+		r.passOver(name, err)
+	}
+	return nil, nil
+}
+
+// passOver tells once that an object is passed over, and returns true.
+func (r *Repository) passOver(name string, err error) bool {
+	if _, told := r.passed.LoadOrStore(name, true); !told {
+		r.log.Warn("a mark that cannot be read is passed over: what snapshots need is locked", "object", name, "error", err)
+	}
+	return true
+}
+
 // takeMark adds one object to the mark that it is of.
 func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) error {
 	body, err := r.signed(plain)
@@ -175,6 +214,9 @@ func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) err
 	default:
 		m.modified = info.Modified
 		m.condemns, err = parsePackRefs(body)
+	}
+	if err != nil { // whoever wrote it had the keys
+		err = fmt.Errorf("%w: %w", crypto.ErrNewer, err)
 	}
 	return err
 }
@@ -209,17 +251,28 @@ func marshalPackRefs(refs []PackRef) []byte {
 }
 
 // condemned returns the packs that do not count for a backup: those that a collection wants to delete, or
-// has deleted. Marks that cannot be read keep nobody from reading, but r takes note of them for those who
+// has deleted, and those that were found to be gone. Marks that cannot be read keep nobody from reading, but r takes note of them for those who
 // write. The caller holds loadMu.
 func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
 	all, bad, err := r.readableMarks(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if bad, err = r.unseen(ctx, bad); err != nil {
+		return nil, err
+	}
 	if r.obscured = obscured(all, bad); r.obscured != nil {
 		r.log.Warn("nothing can be backed up or collected until this is mended", "error", r.obscured)
 	}
-	return packsOf(maps.Values(all)), nil
+	gone, err := r.stillGone(ctx)
+	if err != nil {
+		return nil, err
+	}
+	packs := packsOf(maps.Values(all))
+	for _, p := range gone {
+		packs[p.ID] = true
+	}
+	return packs, nil
 }
 
 // packsOf returns the packs that marks make unusable.

@@ -53,7 +53,7 @@ type Predecessor struct {
 // Commit publishes the snapshot: it waits until everything saved is durable and indexed, then
 // creates the outcome, which must not exist. When Commit returns nil the snapshot is complete and
 // can be restored by everybody; after an error it does not exist, or the store's answer was lost:
-// then it may. ErrFenced: run again. The session has ended either way.
+// then it may. ErrFenced, ErrPackGone: run again. The session has ended either way.
 //
 // summary is called once, when all that it may tell of the session's cost is known but for the
 // outcome itself; what it returns is stored as JSON.
@@ -74,6 +74,9 @@ func (s *Session) Commit(ctx context.Context, host string, summary func(SessionS
 	if err := s.extendLocks(ctx); err != nil {
 		return err
 	}
+	if err := s.allStored(ctx); err != nil { // when they are locked: from here on they stay
+		return err
+	}
 	text, err := json.Marshal(summary(s.Stats()))
 	if err != nil {
 		return err
@@ -83,13 +86,9 @@ func (s *Session) Commit(ctx context.Context, host string, summary func(SessionS
 
 // foreignPacks returns the sorted list of the packs of other sessions that were relied on.
 func (s *Session) foreignPacks() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	refs := make([][]byte, 0, len(s.used))
-	for p := range s.used {
-		if !s.own[p.ID] {
-			refs = append(refs, p.append(nil))
-		}
+	var refs [][]byte
+	for _, p := range s.foreign() {
+		refs = append(refs, p.append(nil))
 	}
 	slices.SortFunc(refs, bytes.Compare)
 	return slices.Concat(refs...)

@@ -48,6 +48,7 @@ type Repository struct {
 	reloaded time.Time // because a pack was gone, see reload
 	changed  bool      // by that
 	obscured error     // ErrMarks, if it is not known what collections delete
+	lost     []PackRef // that were not stored when a snapshot was to rely on them, see ErrPackGone
 	index    *index
 	limits   indexLimits
 
@@ -56,6 +57,8 @@ type Repository struct {
 	recent   *recent
 
 	contestTime time.Duration // see Claim
+
+	passed sync.Map // names of marks of which it was told that they are passed over
 
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first

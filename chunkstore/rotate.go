@@ -296,6 +296,24 @@ func rotated(ctx context.Context, b Backend, payload crypto.Payload) (bool, erro
 	return err == nil, err
 }
 
+// farEpochs is how many rotations ahead of the keys at hand are looked for: the first slot of one that another followed
+// is gone, in general.
+const farEpochs = 1000
+
+// laterEpoch tells whether any epoch after those of keys has begun whose first slot is there.
+func laterEpoch(ctx context.Context, b Backend, keys *crypto.Keys) (bool, error) {
+	slots, err := listNames(ctx, b, slotPrefix)
+	if err != nil {
+		return false, err
+	}
+	for n := range farEpochs {
+		if slices.Contains(slots, slotPrefix+slotID(keys, int(keys.Epoch())+1+n, "")) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // write puts the new slots.
 func (r *rotation) write(ctx context.Context) error {
 	created := time.Now()

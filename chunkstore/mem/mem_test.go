@@ -1,6 +1,7 @@
 package mem_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -44,5 +45,42 @@ func TestClone(t *testing.T) {
 	}
 	if s.Location() == c.Location() {
 		t.Error("two stores have one location")
+	}
+}
+
+// A bucket keeps the contract of a store, seen with locks or without; and what was there first, as long as it is locked.
+func TestBucket(t *testing.T) {
+	lock := chunkstore.Lock{Mode: chunkstore.Compliance, Days: 1}
+	storetest.Run(t, func(*testing.T) chunkstore.Backend { return mem.NewBucket(mem.Options{}) })
+	ctx, now := t.Context(), time.Now()
+	b := mem.NewBucket(mem.Options{Now: func() time.Time { return now }})
+	locked, err := b.Lock(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := locked.Put(ctx, "a", []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PutIfAbsent(ctx, "a", []byte("second")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Get(ctx, "a", 0, -1); err != nil || string(got) != "second" {
+		t.Errorf("the newest: %q, %v", got, err)
+	}
+	if got, err := locked.Get(ctx, "a", 0, -1); err != nil || string(got) != "first" {
+		t.Errorf("the first: %q, %v", got, err)
+	}
+	if err := locked.Delete(ctx, "a"); !errors.Is(err, chunkstore.ErrLocked) {
+		t.Errorf("deleted: %v", err)
+	}
+	now = now.Add(lock.Span() + time.Second)
+	if err := locked.Delete(ctx, "a"); err != nil {
+		t.Error(err)
+	}
+	if _, err := locked.Stat(ctx, "a"); !errors.Is(err, chunkstore.ErrNotExist) {
+		t.Errorf("after its time: %v", err)
 	}
 }

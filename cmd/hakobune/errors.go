@@ -86,7 +86,7 @@ func exitCode(err error, interrupted bool) int {
 		return exitNoRepository
 	case errors.Is(err, crypto.ErrWrongKey):
 		return exitWrongKey
-	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
+	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing), errors.Is(err, chunkstore.ErrPackGone):
 		return exitDamage
 	}
 	return exitFailed
@@ -121,6 +121,8 @@ func hintFor(err error, interrupted bool) string {
 		return "a newer version wrote this; update hakobune on this host"
 	case errors.Is(err, chunkstore.ErrMarks):
 		return "hakobune repair index deletes it when its prune does not run, and lists anew what is stored"
+	case errors.Is(err, chunkstore.ErrPackGone):
+		return "run the command again: it stores anew what the lost packs held; hakobune check tells which snapshots need them"
 	case errors.Is(err, chunkstore.ErrNoPack):
 		return "hakobune check tells the names of damaged packs"
 	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):

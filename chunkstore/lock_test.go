@@ -1,0 +1,258 @@
+package chunkstore_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/chunkstore/mem"
+	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
+	"github.com/hakobune-dr/hakobune/crypto"
+)
+
+// vault is a bucket with a locked repository, whose clock tests move.
+type vault struct {
+	*mem.Bucket
+	lock chunkstore.Lock
+	late *atomic.Int64 // by how much the clock is ahead
+}
+
+// newVault locks what is put for a week and a week more.
+func newVault(t *testing.T, contents ...[]byte) vault {
+	t.Helper()
+	v := vault{lock: chunkstore.Lock{Mode: chunkstore.Compliance, Days: 7}, late: new(atomic.Int64)}
+	v.Bucket = mem.NewBucket(mem.Options{Now: func() time.Time { return time.Now().Add(time.Duration(v.late.Add(int64(time.Second)))) }})
+	if _, err := chunkstore.InitLocked(t.Context(), v.Bucket, password, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.ChunkerParams{}, v.lock); err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range contents {
+		v.backup(t, content)
+	}
+	return v
+}
+
+// first is the view that sees what was put first.
+func (v vault) first(t *testing.T) chunkstore.Backend {
+	t.Helper()
+	b, err := v.Lock(v.lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (v vault) backup(t *testing.T, content []byte) {
+	t.Helper()
+	if _, err := backup(t.Context(), reopen(t, v, chunkstore.Options{}), content); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put puts an object as an attacker does who locks it.
+func (v vault) put(t *testing.T, name string, object []byte) {
+	t.Helper()
+	if err := v.first(t).Put(t.Context(), name, object); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait lets time go by until nothing is locked any more.
+func (v vault) wait() { v.late.Add(int64(v.lock.Span() + time.Hour)) }
+
+// wantContents demands exactly these contents, oldest first.
+func wantContents(t *testing.T, b chunkstore.Backend, contents ...[]byte) {
+	t.Helper()
+	r := reopen(t, b, chunkstore.Options{})
+	all, err := r.Outcomes(t.Context())
+	if err != nil || len(all) != len(contents) {
+		t.Fatalf("%d snapshots, want %d: %v", len(all), len(contents), err)
+	}
+	for i, o := range all {
+		if !bytes.Equal(restore(t, r, o), contents[i]) {
+			t.Errorf("snapshot %d differs", i)
+		}
+	}
+}
+
+// epochHeader is a header of a mark as anybody can write it, with some bytes after it.
+func epochHeader(epoch uint32) []byte {
+	junk := append([]byte("HAKO\x01g\x01\x00"), make([]byte, 200)...)
+	binary.BigEndian.PutUint32(junk[8:], epoch)
+	return junk
+}
+
+// junkMarks returns what cannot be read as a mark.
+func junkMarks(t *testing.T, v vault) map[string][]byte {
+	t.Helper()
+	if err := chunkstore.MarkPacks(t.Context(), reopen(t, v, chunkstore.Options{}), "g/0b0b0b0b0b0b0b0b/00000000000000000000000000000001", 1); err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytesOf(t, v, "g/0b0b0b0b0b0b0b0b/00000000000000000000000000000001")
+	flipped[90] ^= 1
+	newer := bytes.Clone(flipped)
+	newer[4] = 9
+	return map[string][]byte{
+		"bytes": []byte("ransom"), "nothing": {}, "a flipped bit": flipped, "a newer version": newer, "epoch 2": epochHeader(2), "epoch 4000000000": epochHeader(4e9),
+	}
+}
+
+// Whoever can write to a locked repository adds marks that nobody can read, and locks them: backups and restores go on, and
+// say so; a prune does where it is clear that nothing of ours was damaged. Where objects can be changed it stays as it was:
+// nothing can be told of such a mark.
+func TestLockedJunkMarks(t *testing.T) {
+	content, next := words(1, 3000), words(2, 3000)
+	whole := newVault(t, content)
+	for what, junk := range junkMarks(t, whole) {
+		for _, suffix := range []string{"", "-done", "-waits"} {
+			v := vault{whole.Clone(), whole.lock, whole.late}
+			name := "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001" + suffix
+			v.put(t, name, junk)
+			var log bytes.Buffer
+			r := reopen(t, v, chunkstore.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			if _, err := backup(t.Context(), r, next); err != nil {
+				t.Errorf("%s%s: %v", what, suffix, err)
+				continue
+			}
+			if n := strings.Count(log.String(), "object="+name); n != 1 {
+				t.Errorf("%s%s: told %d times: %s", what, suffix, n, log.String())
+			}
+			wantContents(t, v, content, next)
+			clear := !strings.HasPrefix(what, "epoch") && what != "a newer version"
+			if _, err := tryCollect(t.Context(), v); clear && err != nil || !clear && !errors.Is(err, chunkstore.ErrMarks) {
+				t.Errorf("%s%s: prune: %v", what, suffix, err)
+			}
+			if report := check(t, reopen(t, v, chunkstore.Options{})); len(report.Faults) != 1 || report.Faults[0].Object != name {
+				t.Errorf("%s%s: check: %+v", what, suffix, report.Faults)
+			}
+		}
+	}
+	b := nights(t, content)
+	if err := b.Put(t.Context(), "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001", []byte("ransom")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup(t.Context(), reopen(t, b, chunkstore.Options{}), next); !errors.Is(err, chunkstore.ErrMarks) {
+		t.Errorf("without locks: %v", err)
+	}
+}
+
+// A mark of an epoch that has begun is not junk: whoever has not its keys must get them first. Once he has, what is damaged is.
+func TestLockedMarkOfNewKeys(t *testing.T) {
+	v := newVault(t, words(1, 300))
+	early := reopen(t, v, chunkstore.Options{})
+	for range 2 { // the first slot of the epoch between is gone, or hidden
+		rotate(t, v)
+	}
+	late := reopen(t, v, chunkstore.Options{})
+	if err := chunkstore.MarkPacks(t.Context(), late, "g/0b0b0b0b0b0b0b0b/00000000000000000000000000000001", 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup(t.Context(), early, words(2, 300)); !errors.Is(err, chunkstore.ErrMarks) || !errors.Is(err, crypto.ErrRotated) {
+		t.Errorf("with the keys from before: %v", err)
+	}
+	v.put(t, "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001", epochHeader(3))
+	v.put(t, "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000002", epochHeader(4))
+	v.backup(t, words(2, 300))
+	wantContents(t, v, words(1, 300), words(2, 300))
+}
+
+// deletes deletes all data packs for good when the session is about to commit.
+func deletes(ctx context.Context, t *testing.T, b chunkstore.Backend, packs []string) func(storetest.Call) {
+	return func(c storetest.Call) {
+		if !strings.HasPrefix(c.Name, "i/") || !c.Write() {
+			return
+		}
+		for _, name := range packs {
+			if err := b.Delete(ctx, name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// A snapshot that relies on a pack which is gone by then is none, with locks or without; the next backup of the host stores anew
+// what was in it, also in another process.
+func TestCommitWithoutPack(t *testing.T) {
+	content := noise(1, 2<<20)
+	v := newVault(t, content)
+	for name, b := range map[string]chunkstore.Backend{"locked": v, "unlocked": nights(t, content)} {
+		there, cache := b, t.TempDir()
+		if name == "locked" {
+			v.wait()
+			there = v.first(t)
+		}
+		packs := namesUnder(t, there, "p/")
+		around := deletes(t.Context(), t, there, packs)
+		r := reopen(t, storetest.Intercept(b, func(_ context.Context, c storetest.Call, next func() error) error {
+			around(c)
+			return next()
+		}), chunkstore.Options{CacheDir: cache})
+		if _, err := backup(t.Context(), r, content); !errors.Is(err, chunkstore.ErrPackGone) || !strings.Contains(fmt.Sprint(err), packs[0]) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := len(outcomes(t, reopen(t, b, chunkstore.Options{}))); n != 1 {
+			t.Errorf("%s: %d snapshots", name, n)
+		}
+		if _, err := backup(t.Context(), reopen(t, b, chunkstore.Options{CacheDir: cache}), content); err != nil {
+			t.Errorf("%s: the next one: %v", name, err)
+		}
+		// What was stored anew serves the snapshot of before as well.
+		if missing := slices.DeleteFunc(check(t, reopen(t, b, chunkstore.Options{CacheDir: cache})).Faults, func(f chunkstore.Fault) bool { return f.Object == packs[0] }); len(missing) > 0 {
+			t.Errorf("%s: %+v", name, missing)
+		}
+		last := reopen(t, b, chunkstore.Options{CacheDir: cache})
+		if all := outcomes(t, last); !bytes.Equal(restore(t, last, all[1]), content) {
+			t.Errorf("%s: content differs", name)
+		}
+		if _, err := backup(t.Context(), last, content); err != nil {
+			t.Errorf("%s: again: %v", name, err)
+		}
+	}
+}
+
+// A backup that cannot tell that a mark is of newer keys, because the slots that say so are gone, does not rely on what that
+// prune deletes: its commit finds out.
+func TestLockedUnseenMark(t *testing.T) {
+	a, b := noise(1, 2<<20), noise(2, 2<<20)
+	v := newVault(t, a, b)
+	early := reopen(t, v, chunkstore.Options{})
+	rotate(t, v)
+	forget(t, v, 0)
+	v.wait()
+	host := t.TempDir()
+	prune := reopen(t, v, chunkstore.Options{StateDir: host})
+	chunkstore.SetAges(prune, 0, 0, time.Hour, 0)
+	session, err := reopen(t, v, chunkstore.Options{}).Begin(t.Context(), chunkstore.BeginOptions{}) // keeps the prune from deleting at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report, err := prune.Collect(t.Context(), collectOptions(prune)); err != nil || report.Unneeded.Packs == 0 || report.Deleted.Packs != 0 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	for _, name := range namesUnder(t, v.first(t), "k/") {
+		if err := v.first(t).Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := early.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := prune.Collect(t.Context(), collectOptions(prune)); err != nil || report.Deleted.Packs == 0 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if err := save(t.Context(), s, a); !errors.Is(err, chunkstore.ErrPackGone) {
+		t.Errorf("a snapshot of what is deleted: %v", err)
+	}
+}
