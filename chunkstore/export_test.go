@@ -178,7 +178,7 @@ func Verify(r *Repository, name string, object []byte) error {
 	t := map[string]crypto.Type{markPrefix: crypto.TypeMark, forgetPrefix: crypto.TypeForget, recordPrefix: crypto.TypeRecord, claimPrefix: crypto.TypeClaim}[name[:2]]
 	plain, err := r.keys.Open(t, name, object)
 	if err == nil && t != crypto.TypeRecord {
-		_, err = r.signed(plain)
+		_, err = r.signed(t, name, plain)
 	}
 	return err
 }

@@ -120,7 +120,7 @@ func (r *Repository) readForget(ctx context.Context, name string) (record forget
 	}
 	plain, err := r.keys.Open(crypto.TypeForget, name, object)
 	if err == nil {
-		plain, err = r.signed(plain)
+		plain, err = r.signed(crypto.TypeForget, name, plain)
 	}
 	if err == nil {
 		err = unmarshalVersioned(plain, &record)

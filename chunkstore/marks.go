@@ -191,7 +191,7 @@ func (r *Repository) passOver(name string, err error) bool {
 
 // takeMark adds one object to the mark that it is of.
 func (r *Repository) takeMark(all map[string]*mark, info Info, plain []byte) error {
-	body, err := r.signed(plain)
+	body, err := r.signed(crypto.TypeMark, info.Name, plain)
 	if err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func deletedBy(marks map[string]*mark) map[PackID]bool {
 	})
 }
 
-// putSigned stores body behind its tag under the key of those who may take something out.
+// putSigned stores body behind the signature of those who may take something out.
 func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, body []byte) error {
 	object, err := r.sealSigned(t, name, body)
 	if err != nil {
@@ -307,12 +307,27 @@ func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, 
 }
 
 func (r *Repository) sealSigned(t crypto.Type, name string, body []byte) ([]byte, error) {
-	tag := r.keys.CollectionMAC(body)
-	return r.keys.Seal(t, name, append(tag[:], body...))
+	return r.keys.Seal(t, name, r.sign(t, name, body))
 }
 
-// signed returns the body in the plaintext of what putSigned stored.
-func (r *Repository) signed(plain []byte) ([]byte, error) {
+// sign puts the signature before body.
+func (r *Repository) sign(t crypto.Type, name string, body []byte) []byte {
+	return append(r.keys.Sign(t, signedName(name), body), body...)
+}
+
+// signedName returns the name that the signature in an object is of. What is sealed anew keeps its signature.
+func signedName(name string) string {
+	if strings.HasPrefix(name, forgetPrefix) {
+		return sealedFirst(name)
+	}
+	return name
+}
+
+// signed returns the body in the plaintext of what putSigned stored. Once there was a tag in the place of the signature.
+func (r *Repository) signed(t crypto.Type, name string, plain []byte) ([]byte, error) {
+	if n := crypto.SignatureSize; len(plain) >= n && r.keys.IsSigned(t, signedName(name), plain[n:], plain[:n]) {
+		return plain[n:], nil
+	}
 	if len(plain) < sha256.Size {
 		return nil, fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
 	}

@@ -308,7 +308,7 @@ func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 		return o, err
 	}
 	if isResealed(name) {
-		if plain, o.Modified, err = r.unwrapOutcome(plain); err != nil {
+		if plain, o.Modified, err = r.unwrapOutcome(name, plain); err != nil {
 			return o, err
 		}
 	}

@@ -63,7 +63,7 @@ func (r *Repository) listSealings(ctx context.Context, prefix string) ([]sealing
 	return all, err
 }
 
-// resealedOutcome is what the plaintext of an outcome that is sealed anew holds, behind a tag under the key of those who may
+// resealedOutcome is what the plaintext of an outcome that is sealed anew holds, behind the signature of those who may
 // take something out: whoever can put an outcome in another's place could take it out.
 type resealedOutcome struct {
 	Version int       `json:"version"`
@@ -72,8 +72,8 @@ type resealedOutcome struct {
 }
 
 // unwrapOutcome returns the plaintext that the session sealed, and when that was stored.
-func (r *Repository) unwrapOutcome(plain []byte) ([]byte, time.Time, error) {
-	body, err := r.signed(plain)
+func (r *Repository) unwrapOutcome(name string, plain []byte) ([]byte, time.Time, error) {
+	body, err := r.signed(crypto.TypeOutcome, sealedFirst(name), plain)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -83,13 +83,12 @@ func (r *Repository) unwrapOutcome(plain []byte) ([]byte, time.Time, error) {
 }
 
 // wrapOutcome is its inverse.
-func (r *Repository) wrapOutcome(plain []byte, stored time.Time) ([]byte, error) {
+func (r *Repository) wrapOutcome(name string, plain []byte, stored time.Time) ([]byte, error) {
 	body, err := json.Marshal(resealedOutcome{Version: 1, Stored: stored.UTC(), Outcome: plain})
 	if err != nil {
 		return nil, err
 	}
-	tag := r.keys.CollectionMAC(body)
-	return append(tag[:], body...), nil
+	return r.sign(crypto.TypeOutcome, name, body), nil
 }
 
 // reseal seals snapshots' outcomes and forget records of old key epochs anew. The new object is there, and was read back,
@@ -156,12 +155,12 @@ func (c *collector) outcomeText(ctx context.Context, s sealings) ([]byte, error)
 	}
 	plain, err := c.r.keys.Open(crypto.TypeOutcome, s.objects[0].Name, object)
 	if err == nil && isResealed(s.objects[0].Name) {
-		plain, _, err = c.r.unwrapOutcome(plain)
+		plain, _, err = c.r.unwrapOutcome(s.name, plain)
 	}
 	if err != nil {
 		return nil, errStays // damaged, but an older object is not
 	}
-	return c.r.wrapOutcome(plain, o.Modified)
+	return c.r.wrapOutcome(s.name, plain, o.Modified)
 }
 
 // forgetText returns the plaintext of a forget record.
@@ -172,7 +171,7 @@ func (c *collector) forgetText(ctx context.Context, s sealings) ([]byte, error) 
 	}
 	plain, err := c.r.keys.Open(crypto.TypeForget, s.objects[0].Name, object)
 	if err == nil {
-		_, err = c.r.signed(plain)
+		_, err = c.r.signed(crypto.TypeForget, s.name, plain)
 	}
 	if err != nil {
 		return nil, errStays

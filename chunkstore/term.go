@@ -251,7 +251,7 @@ func (r *Repository) openClaim(ctx context.Context, name string) (c Claim, err e
 	}
 	plain, err := r.keys.Open(crypto.TypeClaim, name, object)
 	if err == nil {
-		plain, err = r.signed(plain)
+		plain, err = r.signed(crypto.TypeClaim, name, plain)
 	}
 	if err == nil {
 		err = unmarshalVersioned(plain, &c)

@@ -13,6 +13,7 @@
 //
 //	master secret, of each epoch
 //	  "hakobune/1 object seed"                seed, from which each object of the epoch has its own key
+//	  "hakobune/1 notice seed"                the same, of notices: marks and claims
 //	master secret of epoch 1
 //	  "hakobune/1 chunk id"                   Keys.ChunkID: HMAC-SHA-256 of a chunk's plaintext
 //	  "hakobune/1 named id"                   Keys.NamedID: HMAC-SHA-256 of a name
@@ -20,6 +21,7 @@
 //	  "hakobune/1 writer authentication"      Keys.MAC: HMAC-SHA-256(key, writer id) is the key of a writer
 //	  "hakobune/1 cache authentication"       Keys.CacheMAC
 //	  "hakobune/1 collection authentication"  Keys.CollectionMAC
+//	  "hakobune/1 collection signature"       Keys.Sign: Ed25519, the seed of its private key
 //
 // A rotation adds an epoch: its seed seals from then on, and every older seed still opens. Ids and tags
 // stay under epoch 1, because deduplication and the chain of manifests must outlive rotations. So the
@@ -31,10 +33,10 @@
 // An object is a clear header of 64 bytes and one DARE 2.0 stream: packages of up to 64 KiB of
 // plaintext under AES-256-GCM, 32 bytes more each, 0.05 % in all.
 //
-//	0  "HAKO"                      12  length of encapsulation (big-endian), 0 in scheme 1
+//	0  "HAKO"                      12  length of encapsulation (big-endian), 0
 //	4  version, 1                  14  zero (2 bytes)
 //	5  type, see Type              16  salt (32 random bytes)
-//	6  scheme, 1                   48  zero (16 bytes)
+//	6  scheme, 1; of notices 4     48  zero (16 bytes)
 //	7  mandatory flags, 0          64  stream
 //	8  epoch (4 bytes big-endian)
 //

@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
@@ -23,6 +24,8 @@ const (
 	labelWriter  = "hakobune/1 writer authentication"
 	labelCache   = "hakobune/1 cache authentication"
 	labelCollect = "hakobune/1 collection authentication"
+	labelNotice  = "hakobune/1 notice seed"
+	labelSign    = "hakobune/1 collection signature"
 )
 
 const keySize = 32
@@ -59,12 +62,14 @@ type Keys struct {
 
 type keyring struct {
 	seeds   []secret // of the objects; seeds[i] is epoch i+1
+	notices []secret // the same, of notices
 	chunk   *macPool
 	named   *macPool
 	chunker secret
 	writer  secret
 	cache   secret
 	collect secret
+	sign    ed25519.PrivateKey
 }
 
 // NewKeys returns the keys that masters give in the repository repo. There must be one master for
@@ -90,9 +95,13 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.seeds = append(r.seeds, seed)
+		notice, err := derive(m, repo, labelNotice)
+		if err != nil {
+			return nil, err
+		}
+		r.seeds, r.notices = append(r.seeds, seed), append(r.notices, notice)
 	}
-	var chunk, named secret
+	var chunk, named, sign secret
 	for _, d := range []struct {
 		dst   *secret
 		label string
@@ -103,6 +112,7 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 		{&r.writer, labelWriter},
 		{&r.cache, labelCache},
 		{&r.collect, labelCollect},
+		{&sign, labelSign},
 	} {
 		var err error
 		if *d.dst, err = derive(masters[0], repo, d.label); err != nil {
@@ -110,6 +120,7 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 		}
 	}
 	r.chunk, r.named = newMACPool(chunk), newMACPool(named)
+	r.sign = ed25519.NewKeyFromSeed(sign[:])
 	return r, nil
 }
 
@@ -160,9 +171,34 @@ func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
 	return mac(&key, msg)
 }
 
-// CollectionMAC returns the authentication tag of msg under the key of those who may take something out of
-// the repository: forget snapshots, condemn packs. Compare tags with hmac.Equal.
+// CollectionMAC returns the authentication tag that stood before msg in the place of a signature until there were
+// such. Compare tags with hmac.Equal.
 func (k *Keys) CollectionMAC(msg []byte) [32]byte { return mac(k.ring().collect, msg) }
+
+// SignatureSize is the length of what Sign returns.
+const SignatureSize = ed25519.SignatureSize
+
+// Sign returns the signature of msg, in an object of that type and logical name, by those who may take something out
+// of the repository: forget snapshots, condemn packs, give a system to another site. Signing the same again gives the
+// same.
+func (k *Keys) Sign(t Type, name string, msg []byte) []byte {
+	return ed25519.Sign(k.ring().sign, signedText(t, name, msg))
+}
+
+// IsSigned reports whether Sign made sig for the same arguments.
+func (k *Keys) IsSigned(t Type, name string, msg, sig []byte) bool {
+	public := k.ring().sign.Public().(ed25519.PublicKey)
+	return ed25519.Verify(public, signedText(t, name, msg), sig)
+}
+
+// signedText is what a signature is over: type ‖ length of the name (4 bytes, big-endian) ‖ name ‖ msg.
+func signedText(t Type, name string, msg []byte) []byte {
+	text := make([]byte, 0, 1+4+len(name)+len(msg))
+	text = append(text, byte(t))
+	text = binary.BigEndian.AppendUint32(text, uint32(len(name)))
+	text = append(text, name...)
+	return append(text, msg...)
+}
 
 // CacheMAC returns a new HMAC-SHA-256 under the key for files that this repository's users keep on
 // their own disks: what is written to it is authenticated by its sum. Compare tags with hmac.Equal.

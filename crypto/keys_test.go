@@ -104,6 +104,7 @@ func TestKeysAreSeparate(t *testing.T) {
 		add("MAC of another writer", k.MAC(crypto.NewWriterID(), []byte("x")))
 		add("CacheMAC", cacheMAC(k, []byte("x")))
 		add("CollectionMAC", k.CollectionMAC([]byte("x")))
+		add("Sign", [32]byte(k.Sign(crypto.TypeMark, "x", []byte("x"))))
 		add("ChunkerSeed", [32]byte(seed(t, k)))
 	}
 }
@@ -151,6 +152,26 @@ func TestIDsInText(t *testing.T) {
 		var r crypto.RepositoryID
 		if err := r.UnmarshalText([]byte(text + text)); err == nil || r != (crypto.RepositoryID{}) {
 			t.Errorf("%q gave repository %v, error %v", text+text, r, err)
+		}
+	}
+}
+
+// A signature is of one text in one object of one repository.
+func TestSignature(t *testing.T) {
+	k, other := vectorKeys(t, 2), newKeys(t)
+	sig := k.Sign(crypto.TypeMark, "g/x", []byte("text"))
+	if !k.IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig) || !vectorKeys(t, 1).IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig) {
+		t.Error("what was signed is not")
+	}
+	for what, signed := range map[string]bool{
+		"another type":       k.IsSigned(crypto.TypeClaim, "g/x", []byte("text"), sig),
+		"another name":       k.IsSigned(crypto.TypeMark, "g/xt", []byte("ext"), sig),
+		"another text":       k.IsSigned(crypto.TypeMark, "g/x", []byte("texs"), sig),
+		"a shorter one":      k.IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig[:63]),
+		"another repository": other.IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig),
+	} {
+		if signed {
+			t.Errorf("%s is signed", what)
 		}
 	}
 }

@@ -53,6 +53,7 @@ const (
 	magic            = "HAKO"
 	objectVersion    = 1
 	schemeDARE       = 1 // DARE 2.0 under AES-256-GCM, key by HKDF-SHA-256 from the epoch's seed
+	schemeNotice     = 4 // the same, from the epoch's seed of notices
 	saltSize         = 32
 	offVersion       = 4
 	offType          = 5
@@ -126,13 +127,13 @@ func (k *Keys) seal(buf []byte, random io.Reader, t Type, name string, plain []b
 	copy(header, magic)
 	header[offVersion] = objectVersion
 	header[offType] = byte(t)
-	header[offScheme] = schemeDARE
+	header[offScheme] = schemeOf(t)
 	epoch := k.Epoch()
 	binary.BigEndian.PutUint32(header[offEpoch:], epoch)
 	if _, err := io.ReadFull(random, header[offSalt:offReserved]); err != nil {
 		return nil, err
 	}
-	key, err := k.objectKey(epoch, t, name, header)
+	key, err := k.objectKey(k.seed(schemeOf(t), epoch), t, name, header)
 	if err != nil {
 		return nil, err
 	}
@@ -228,46 +229,64 @@ func ObjectEpoch(header []byte) uint32 { return binary.BigEndian.Uint32(header[o
 
 // headerKey checks an object's header and returns the key of the object.
 func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
-	epoch, err := parseHeader(t, header)
+	scheme, epoch, err := parseHeader(t, header)
 	if err != nil {
 		return nil, err
 	}
 	if epoch > k.Epoch() {
 		return nil, fmt.Errorf("%w: %w: epoch %d, keys reach to %d", ErrWrongKey, ErrRotated, epoch, k.Epoch())
 	}
-	return k.objectKey(epoch, t, name, header)
+	return k.objectKey(k.seed(scheme, epoch), t, name, header)
 }
 
-// parseHeader checks the clear header of an object of type t and returns the key epoch.
-func parseHeader(t Type, header []byte) (epoch uint32, err error) {
-	epoch = ObjectEpoch(header)
+// schemeOf returns the scheme that objects of a type are sealed in.
+func schemeOf(t Type) byte {
+	if t == TypeMark || t == TypeClaim {
+		return schemeNotice
+	}
+	return schemeDARE
+}
+
+// seed returns what the keys of an epoch's objects come from.
+func (k *Keys) seed(scheme byte, epoch uint32) secret {
+	if scheme == schemeNotice {
+		return k.ring().notices[epoch-1]
+	}
+	return k.ring().seeds[epoch-1]
+}
+
+// parseHeader checks the clear header of an object of type t and returns the scheme and the key epoch.
+func parseHeader(t Type, header []byte) (scheme byte, epoch uint32, err error) {
+	scheme, epoch = header[offScheme], ObjectEpoch(header)
 	encapsulation := binary.BigEndian.Uint16(header[offEncapsulation:])
 	switch {
 	case string(header[:offVersion]) != magic:
-		return 0, fmt.Errorf("%w: no object header", ErrDamaged)
+		return 0, 0, fmt.Errorf("%w: no object header", ErrDamaged)
 	case header[offVersion] == 0 || header[offScheme] == 0 || epoch == 0:
-		return 0, fmt.Errorf("%w: zero version, scheme or epoch", ErrDamaged)
+		return 0, 0, fmt.Errorf("%w: zero version, scheme or epoch", ErrDamaged)
 	case header[offVersion] > objectVersion:
-		return 0, fmt.Errorf("%w: object version %d, newest known is %d", ErrNewer, header[offVersion], objectVersion)
-	case header[offScheme] > schemeDARE:
-		return 0, fmt.Errorf("%w: sealing scheme %d, newest known is %d", ErrNewer, header[offScheme], schemeDARE)
+		return 0, 0, fmt.Errorf("%w: object version %d, newest known is %d", ErrNewer, header[offVersion], objectVersion)
+	case scheme != schemeDARE && scheme != schemeNotice:
+		return 0, 0, fmt.Errorf("%w: sealing scheme %d", ErrNewer, scheme)
 	case header[offFlags] != 0:
-		return 0, fmt.Errorf("%w: mandatory flags %#02x, none is known", ErrNewer, header[offFlags])
+		return 0, 0, fmt.Errorf("%w: mandatory flags %#02x, none is known", ErrNewer, header[offFlags])
 	case Type(header[offType]) != t:
-		return 0, fmt.Errorf("%w: object of type %v", ErrDamaged, Type(header[offType]))
+		return 0, 0, fmt.Errorf("%w: object of type %v", ErrDamaged, Type(header[offType]))
+	case scheme != schemeDARE && scheme != schemeOf(t):
+		return 0, 0, fmt.Errorf("%w: object of type %v in sealing scheme %d", ErrDamaged, t, scheme)
 	case encapsulation != 0:
-		return 0, fmt.Errorf("%w: encapsulation of %d bytes, want none", ErrDamaged, encapsulation)
+		return 0, 0, fmt.Errorf("%w: encapsulation of %d bytes, want none", ErrDamaged, encapsulation)
 	case !allZero(header[offZero:offSalt]) || !allZero(header[offReserved:]):
-		return 0, fmt.Errorf("%w: reserved bytes are not zero", ErrDamaged)
+		return 0, 0, fmt.Errorf("%w: reserved bytes are not zero", ErrDamaged)
 	}
-	return epoch, nil
+	return scheme, epoch, nil
 }
 
 func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
-// objectKey derives the key of one object: HKDF-SHA-256 from the seed of its epoch, with the salt of
+// objectKey derives the key of one object: HKDF-SHA-256 from the seed of its scheme and epoch, with the salt of
 // its header, for type ‖ repository id ‖ length of name (4 bytes, big-endian) ‖ name ‖ SHA-256(header).
-func (k *Keys) objectKey(epoch uint32, t Type, name string, header []byte) (secret, error) {
+func (k *Keys) objectKey(seed secret, t Type, name string, header []byte) (secret, error) {
 	sum := sha256.Sum256(header)
 	info := make([]byte, 0, 1+len(k.repo)+4+len(name)+len(sum))
 	info = append(info, byte(t))
@@ -275,7 +294,7 @@ func (k *Keys) objectKey(epoch uint32, t Type, name string, header []byte) (secr
 	info = binary.BigEndian.AppendUint32(info, uint32(len(name)))
 	info = append(info, name...)
 	info = append(info, sum[:]...)
-	key, err := hkdf.Key(sha256.New, k.ring().seeds[epoch-1][:], header[offSalt:offReserved], string(info), keySize)
+	key, err := hkdf.Key(sha256.New, seed[:], header[offSalt:offReserved], string(info), keySize)
 	if err != nil { // only where FIPS 140-only mode forbids it
 		return nil, err
 	}

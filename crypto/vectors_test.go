@@ -68,6 +68,8 @@ func TestVectorsOfDerivedKeys(t *testing.T) {
 		{"MAC", sum(k.MAC(w, msg)), "f579bc6f0f6590a8d5d41b545c4d48790705fb0e50862e7064a60318ac18bf0d"},
 		{"CacheMAC", sum(cacheMAC(k, msg)), "24f2da7ad3ab26f815d38f112141c4c233decda083e31d73328fe31c80b51971"},
 		{"CollectionMAC", sum(k.CollectionMAC(msg)), "1e03721569a67aa6962baa5b13c04967bc036e077b8b9c063758892773fb3891"},
+		{"Sign", k.Sign(crypto.TypeMark, "g/x", msg), "b1b7405098c45935057afc15673201766db88ca9a1a7ec4a84eb65f24c3c2489" +
+			"b42473a3f935b2ad2686e5734ce6a76db449ab552435481cbefa5f7651ba8304"},
 	} {
 		if got := hex.EncodeToString(tc.got); got != tc.want {
 			t.Errorf("%s = %s, want %s", tc.what, got, tc.want)
@@ -95,6 +97,21 @@ func TestVectorOfObject(t *testing.T) {
 	plain, err := k.Open(crypto.TypeDelta, name, object)
 	if err != nil || string(plain) != "hakobune" {
 		t.Errorf("Open = %q, %v", plain, err)
+	}
+}
+
+const vectorNotice = "48414b4f016704000000000200000000" +
+	"a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf" +
+	"00000000000000000000000000000000" +
+	"20000700c0c1c2c3c4c5c6c7c8c9cacba8fa72bf56c605d2124dc30a9fabe0b24ca4a7ba209bbe1c"
+
+func TestVectorOfNotice(t *testing.T) {
+	object, err := crypto.SealWith(vectorKeys(t, 2), counting(), crypto.TypeMark, "g/x", []byte("hakobune"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.EncodeToString(object); got != vectorNotice {
+		t.Errorf("sealed notice:\n got %s\nwant %s", got, vectorNotice)
 	}
 }
 

@@ -2,6 +2,7 @@
 passphrase and key-file slots beside itself. (age.slot was made by age.) Needs the package cryptography.
 """
 import base64, hashlib, hmac, json, pathlib, struct
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -21,11 +22,11 @@ def label(master, text):
     return hkdf(master, REPO, b"hakobune/1 " + text)
 
 
-def seal(epoch, master, kind, name, plain, random):
+def seal(epoch, master, kind, name, plain, random, scheme=b"\x01", seed=b"object seed"):
     salt, base = random[:32], random[32:44]
-    header = b"HAKO\x01" + kind + b"\x01\x00" + struct.pack(">IHH", epoch, 0, 0) + salt + bytes(16)
+    header = b"HAKO\x01" + kind + scheme + b"\x00" + struct.pack(">IHH", epoch, 0, 0) + salt + bytes(16)
     info = kind + REPO + struct.pack(">I", len(name)) + name + hashlib.sha256(header).digest()
-    aead = AESGCM(hkdf(label(master, b"object seed"), salt, info))
+    aead = AESGCM(hkdf(label(master, seed), salt, info))
     out = header
     for i, at in enumerate(range(0, len(plain), 65536)):
         payload = plain[at:at + 65536]
@@ -61,10 +62,13 @@ print("ChunkerSeed", (mac(chunker, struct.pack(">Q", 0)) + mac(chunker, struct.p
 print("MAC", mac(mac(writer, bytes(range(1, 9))), b"hakobune").hex())
 print("CacheMAC", mac(label(M1, b"cache authentication"), b"hakobune").hex())
 print("CollectionMAC", mac(label(M1, b"collection authentication"), b"hakobune").hex())
+text = b"g" + struct.pack(">I", 3) + b"g/x" + b"hakobune"
+print("Sign", Ed25519PrivateKey.from_private_bytes(label(M1, b"collection signature")).sign(text).hex())
 
 random = bytes(range(0xA0, 0xA0 + 44))
 pattern = bytes((i * 7 + i // 251) & 255 for i in range(3 * 65536 + 5))
 print("object", seal(2, M2, b"i", b"i/0102030405060708/x-1", b"hakobune", random).hex())
+print("notice", seal(2, M2, b"g", b"g/x", b"hakobune", random, b"\x04", b"notice seed").hex())
 print("many packages", hashlib.sha256(seal(1, M1, b"p", b"", pattern, random)).hexdigest())
 
 salt = bytes(range(0x40, 0x60))
