@@ -256,3 +256,102 @@ func TestLockedUnseenMark(t *testing.T) {
 		t.Errorf("a snapshot of what is deleted: %v", err)
 	}
 }
+
+// An index object that nobody can read, whatever its header says, keeps nobody from making the index again; nor does what
+// somebody put over one of ours. What is locked stays, and is told.
+func TestLockedRepairIndex(t *testing.T) {
+	content := words(1, 3000)
+	v := newVault(t, content)
+	index := namesUnder(t, v, "i/")[0]
+	newer := bytesOf(t, v, index)
+	newer[4] = 9
+	rotated := bytesOf(t, v, index)
+	binary.BigEndian.PutUint32(rotated[8:], 7)
+	forged := map[string][]byte{
+		"g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001":   epochHeader(5),
+		"g/0a0a0a0a0a0a0a0a/00000000000000000000000000000002":   []byte("ransom"),
+		"i/00000000000000aa/000000000000000000000000000000aa-0": newer,
+		"i/00000000000000aa/000000000000000000000000000000aa-1": rotated,
+		"i/00000000000000aa/000000000000000000000000000000aa-2": []byte("ransom"),
+	}
+	for name, object := range forged {
+		v.put(t, name, object)
+	}
+	for _, object := range [][]byte{newer, rotated} { // over ours
+		if err := v.Put(t.Context(), index, object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := namesUnder(t, v, "p/")[0]
+	v.wait()
+	if err := v.first(t).Delete(t.Context(), lost); err != nil {
+		t.Fatal(err)
+	}
+	r := reopen(t, v, chunkstore.Options{})
+	for _, o := range []chunkstore.RepairOptions{{DryRun: true}, {}, {ReadAll: true}} {
+		for name := range forged { // as whoever locks it goes on to do
+			if err := v.first(t).(chunkstore.Locker).Retain(t.Context(), name, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		found, err := r.RepairIndex(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprint(found.Problems)
+		for name, object := range forged {
+			if told := strings.Contains(text, name); !told && !(o.DryRun && string(object) == "ransom") {
+				t.Errorf("%+v: not told of %s: %s", o, name, text)
+			}
+		}
+		if !strings.Contains(text, lost) || len(found.Missing)+found.Added > 0 {
+			t.Errorf("%+v: %+v", o, found)
+		}
+	}
+	if _, err := backup(t.Context(), r, content); err != nil { // of what is lost
+		t.Errorf("a backup: %v", err)
+	}
+	early := reopen(t, v, chunkstore.Options{})
+	rotate(t, v)
+	if _, err := early.RepairIndex(t.Context(), chunkstore.RepairOptions{}); !errors.Is(err, crypto.ErrRotated) {
+		t.Errorf("with the keys from before: %v", err)
+	}
+	if _, err := reopen(t, v, chunkstore.Options{}).RepairIndex(t.Context(), chunkstore.RepairOptions{}); err != nil {
+		t.Errorf("with the new keys: %v", err)
+	}
+}
+
+// A damaged pack that is locked stays where it is, and counts for nothing: what could be read of it is elsewhere. When its lock has
+// ended a prune deletes it.
+func TestLockedRepairPacks(t *testing.T) {
+	content := noise(1, 5<<20)
+	v := newVault(t, content)
+	pack := namesUnder(t, v, "p/")[0]
+	v.Rot(pack, len(bytesOf(t, v, pack))/3)
+	if dry := repairPacks(t, v, chunkstore.RepairOptions{DryRun: true}); len(dry.Damaged) != 1 || !dry.Damaged[0].Locked {
+		t.Errorf("a dry run: %+v", dry)
+	}
+	found := repairPacks(t, v, chunkstore.RepairOptions{})
+	if len(found.Damaged) != 1 || !found.Damaged[0].Locked || found.Damaged[0].Lost == 0 || found.Damaged[0].Saved == 0 {
+		t.Fatalf("%+v", found)
+	}
+	first := v.first(t)
+	if _, err := first.Stat(t.Context(), pack); err != nil || len(namesUnder(t, first, "d/")) > 0 {
+		t.Errorf("it does not stay where it is: %v", err)
+	}
+	if again := repairPacks(t, v, chunkstore.RepairOptions{}); len(again.Damaged) > 0 {
+		t.Errorf("again: %+v", again)
+	}
+	v.backup(t, content) // of what is lost
+	wantContents(t, v, content, content)
+	for _, late := range []bool{false, true} {
+		if late {
+			v.wait()
+		}
+		report := collectNow(t, v)
+		if _, err := first.Stat(t.Context(), pack); (err != nil) != late || (report.Locked.Packs > 0) == late {
+			t.Errorf("when the lock has ended: %v: %v, %+v", late, err, report)
+		}
+	}
+	wantContents(t, v, content, content)
+}

@@ -154,31 +154,34 @@ func obscured(all map[string]*mark, bad map[string]error) error {
 
 // unseen returns those of the objects of marks that cannot be read which a session must not pass over. In a locked repository
 // whoever can write there could put one and lock it for years, so there a session goes on: that the packs it relies on are there
-// shows when it locks them, before it commits. Only one of a later key epoch counts, if such has begun: a header may
-// say what it likes, but the first slot of an epoch has a name that only holders of the keys can make.
+// shows when it locks them, before it commits.
 func (r *Repository) unseen(ctx context.Context, bad map[string]error) (map[string]error, error) {
-	if r.locker == nil {
-		return bad, nil
-	}
 	unseen := map[string]error{}
 	for name, err := range bad {
-		if errors.Is(err, crypto.ErrRotated) {
-			unseen[name] = err
-		} else {
+		junk, slotErr := r.mayBeJunk(ctx, err)
+		switch {
+		case slotErr != nil:
+			return nil, slotErr
+		case junk:
 			r.passOver(name, err)
+		default:
+			unseen[name] = err
 		}
 	}
-	if len(unseen) == 0 {
-		return nil, nil
+	return unseen, nil
+}
+
+// mayBeJunk tells whether an object that cannot be opened may be of somebody without keys who locked it. A header may say what it
+// likes; but that a later key epoch has begun is told by the name of its first slot, which only holders of the keys can make.
+func (r *Repository) mayBeJunk(ctx context.Context, why error) (bool, error) {
+	if r.locker == nil || !isDamage(why) && !isUnknown(why) {
+		return false, nil
+	}
+	if !errors.Is(why, crypto.ErrRotated) {
+		return true, nil
 	}
 	later, err := laterEpoch(ctx, r.backend, r.keys)
-	if err != nil || later {
-		return unseen, err
-	}
-	for name, err := range unseen {
-		r.passOver(name, err)
-	}
-	return nil, nil
+	return !later, err
 }
 
 // passOver tells once that an object is passed over, and returns true.

@@ -104,6 +104,9 @@ func (r *Repository) gone(ctx context.Context, packs []PackRef) ([]PackRef, erro
 
 // remember takes note of packs that are gone, for what is loaded next.
 func (r *Repository) remember(gone []PackRef) {
+	if len(gone) == 0 {
+		return
+	}
 	r.loadMu.Lock()
 	defer r.loadMu.Unlock()
 	r.lost = append(r.lost, gone...)

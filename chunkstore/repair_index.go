@@ -32,8 +32,8 @@ type IndexRepair struct {
 	Read     int      // of which the table was read
 	Added    int      // that the index did not list
 	Missing  []string // listed but not stored: taken out
-	Damaged  []string // index objects that cannot be read: replaced
-	Marks    []string // objects of marks that cannot be read: deleted
+	Damaged  []string // index objects that are damaged: replaced
+	Marks    []string // objects of marks that are damaged: deleted
 	Chunks   int      // listed anew
 	Problems []error  // what could not be mended: it stays as it is
 }
@@ -41,7 +41,8 @@ type IndexRepair struct {
 // RepairIndex makes the index list what is stored: packs that no index object lists any more are listed by their
 // own tables, packs that are not there are taken out, index objects that cannot be read are replaced, and marks
 // that cannot be read are deleted where their collection does not run. No pack and no snapshot is touched, nor
-// anything that says to be of a newer version or under newer keys: that is an error. Each
+// anything that says to be of a newer version or under newer keys: that is an error, but in a locked repository, where
+// anybody could have put it: there, as all that is locked, it stays and is a problem. Each
 // step puts the new before it deletes the old, so it may be stopped at any moment; and it may run beside backups
 // and restores.
 func (r *Repository) RepairIndex(ctx context.Context, o RepairOptions) (*IndexRepair, error) {
@@ -70,10 +71,12 @@ type indexRepair struct {
 	readAll bool
 	found   *IndexRepair
 
+	strange  []error // marks that may be whole for others, and stay
 	badMarks map[string]error
 	ended    []string        // index objects that can be read and may be replaced
 	listed   map[PackID]bool // by what can be read
-	missing  map[PackID]bool // of these
+	missing  map[PackID]bool // of these; they are taken out
+	lost     []PackRef       // of these, where they cannot be taken out
 	unlisted []storedPack    // whose tables are to be read
 	renewed  map[PackID]bool // of which the table was read
 	made     int             // segments
@@ -87,10 +90,15 @@ func (x *indexRepair) survey(ctx context.Context) error {
 	if x.marks, x.badMarks, err = x.r.readableMarks(ctx); err != nil {
 		return err
 	}
-	x.found.Marks = slices.Sorted(maps.Keys(x.badMarks))
-	for _, name := range x.found.Marks {
-		if err := x.badMarks[name]; !isDamage(err) {
-			return fmt.Errorf("mark %s: %w", name, err)
+	x.found.Marks, x.strange = nil, nil
+	for _, name := range slices.Sorted(maps.Keys(x.badMarks)) {
+		err := x.badMarks[name]
+		if isDamage(err) {
+			x.found.Marks = append(x.found.Marks, name)
+			continue
+		}
+		if err := x.stays(ctx, name, err, &x.strange); err != nil {
+			return fmt.Errorf("mark %w", err)
 		}
 	}
 	if x.sessions, err = x.r.listSessions(ctx); err != nil {
@@ -99,9 +107,22 @@ func (x *indexRepair) survey(ctx context.Context) error {
 	return relist(func() error { return x.compare(ctx) })
 }
 
+// stays adds an object that nobody here can open to the problems where it may be junk; elsewhere that is an error.
+func (x *indexRepair) stays(ctx context.Context, name string, why error, problems *[]error) error {
+	junk, err := x.r.mayBeJunk(ctx, why)
+	if err == nil && !junk {
+		err = fmt.Errorf("%s: %w", name, why)
+	}
+	if err == nil {
+		*problems = append(*problems, fmt.Errorf("object %s: %w: it stays, and backups pass over it", name, why))
+	}
+	return err
+}
+
 func (x *indexRepair) compare(ctx context.Context) error {
 	x.checked = time.Now().Round(0)
 	x.found.Damaged, x.found.Missing, x.ended, x.unlisted = nil, nil, nil, nil
+	x.found.Problems, x.lost = slices.Clone(x.strange), nil
 	names, err := x.r.indexNames(ctx)
 	if err != nil {
 		return err
@@ -113,6 +134,10 @@ func (x *indexRepair) compare(ctx context.Context) error {
 		case isDamage(err):
 			x.r.cache.drop(name)
 			x.found.Damaged = append(x.found.Damaged, name)
+		case isUnknown(err):
+			if err := x.stays(ctx, name, err, &x.found.Problems); err != nil {
+				return err
+			}
 		case err != nil:
 			return err
 		case !ofRunning(x.sessions, name):
@@ -166,6 +191,11 @@ func (x *indexRepair) differences(ctx context.Context, l *listing) error {
 			continue
 		case !errors.Is(err, ErrNotExist):
 			return err
+		}
+		if x.r.locker != nil {
+			x.lost = append(x.lost, p)
+			x.problem("pack %s: %w: what lists it is locked; the next backup of each host that comes across what it held stores that anew", p.Name(), ErrPackGone)
+			continue
 		}
 		x.missing[p.ID] = true
 		x.found.Missing = append(x.found.Missing, p.Name())
@@ -289,7 +319,11 @@ func (r *Repository) readTail(ctx context.Context, p *indexedPack, n int64) ([]b
 
 // replace puts segments in the place of index objects that list what is not there, or that are not believed, and
 // deletes those that cannot be read. A pack whose table cannot be read stays as it was listed: its chunks may be whole.
+// Of a locked repository nothing is replaced: what was there would go on to count.
 func (x *indexRepair) replace(ctx context.Context) error {
+	if x.r.locker != nil {
+		return x.keepLocked(ctx)
+	}
 	if len(x.missing) > 0 || x.readAll {
 		x.o.Progress("write the index", 0, 0)
 		deleted := deletedBy(x.marks)
@@ -305,6 +339,30 @@ func (x *indexRepair) replace(ctx context.Context) error {
 	return x.deleteAll(ctx, x.found.Damaged)
 }
 
+// keepLocked deletes the damaged index objects that are not locked, and tells of the others. No backup of this host relies
+// on what is missing from then on.
+func (x *indexRepair) keepLocked(ctx context.Context) error {
+	deleted := x.found.Damaged[:0]
+	for _, name := range x.found.Damaged {
+		gone, err := x.r.delete(ctx, name)
+		if err != nil {
+			return err
+		}
+		if gone {
+			deleted = append(deleted, name)
+		} else {
+			x.problem("object %s: %w: it is locked and stays, and backups pass over it", name, crypto.ErrDamaged)
+		}
+	}
+	x.found.Damaged = deleted
+	x.r.remember(x.lost)
+	return nil
+}
+
+func (x *indexRepair) problem(format string, args ...any) {
+	x.found.Problems = append(x.found.Problems, fmt.Errorf(format, args...))
+}
+
 // unmark deletes what cannot be read of marks whose collections do not run. The packs of such a mark are stored,
 // or have just been taken out of the index.
 func (x *indexRepair) unmark(ctx context.Context) error {
@@ -313,7 +371,7 @@ func (x *indexRepair) unmark(ctx context.Context) error {
 		of, _ := markOf(name)
 		switch info, err := x.r.backend.Stat(ctx, of+runSuffix); {
 		case err == nil && x.now.Sub(info.Modified) < x.r.ages.silent:
-			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: its collection runs, or was killed within the last days", name, x.badMarks[name]))
+			x.problem("mark %s: %w: its collection runs, or was killed within the last days", name, x.badMarks[name])
 			continue
 		case err != nil && !errors.Is(err, ErrNotExist):
 			return err
@@ -322,7 +380,7 @@ func (x *indexRepair) unmark(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !gone:
-			x.found.Problems = append(x.found.Problems, fmt.Errorf("mark %s: %w: it is locked and stays", name, x.badMarks[name]))
+			x.problem("mark %s: %w: it is locked and stays, and is passed over", name, x.badMarks[name])
 		default:
 			deleted = append(deleted, name)
 		}

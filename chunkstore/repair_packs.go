@@ -31,6 +31,7 @@ type DamagedPack struct {
 	Copied int   // chunks that could not, but have a copy in another pack
 	Lost   int   // chunks that are nowhere else
 	Bytes  int64 // of the lost ones, decoded
+	Locked bool  // the store keeps it where it is, for a time; it counts for nothing
 }
 
 // ErrNoPack says that no stored pack has an id.
@@ -38,7 +39,8 @@ var ErrNoPack = errors.New("no such pack")
 
 // RepairPacks reads the packs whose ids begin with one of ids, or all where there are none, stores what can still
 // be read of damaged ones in new packs, and sets the damaged ones aside: as d/<name>, where nothing looks for
-// chunks but a person may, until a collection has found everything that snapshots need elsewhere. What could not be
+// chunks but a person may, until a collection has found everything that snapshots need elsewhere. Those that are locked stay
+// where they are until a collection may delete them, and nobody looks for chunks there either. What could not be
 // read is missing from then on, and the next backup that comes across it stores it again.
 //
 // It may be stopped at any moment and run beside backups, restores and collections. ErrMarks: RepairIndex first.
@@ -47,7 +49,7 @@ func (r *Repository) RepairPacks(ctx context.Context, ids []string, o RepairOpti
 	if x.o.Progress == nil {
 		x.o.Progress = func(string, int64, int64) {}
 	}
-	steps := []func(context.Context) error{func(ctx context.Context) error { return x.survey(ctx, ids) }, x.finish, x.read, x.entries, x.salvage}
+	steps := []func(context.Context) error{func(ctx context.Context) error { return x.survey(ctx, ids) }, x.finish, x.read, x.entries, x.locks, x.salvage}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return x.found, fmt.Errorf("repair packs: %w", err)
@@ -216,6 +218,21 @@ func (x *packRepair) entries(ctx context.Context) error {
 	return nil
 }
 
+// locks finds out which damaged packs are locked.
+func (x *packRepair) locks(ctx context.Context) error {
+	if x.r.locker == nil {
+		return nil
+	}
+	for _, d := range x.damaged {
+		left, err := x.r.locker.Retained(ctx, d.Name)
+		if err != nil {
+			return err
+		}
+		d.Locked = left > 0
+	}
+	return nil
+}
+
 // salvage stores what can be read of the damaged packs anew, and then sets them aside.
 func (x *packRepair) salvage(ctx context.Context) error {
 	if len(x.damaged) == 0 {
@@ -334,10 +351,13 @@ func (x *packRepair) chunk(p *indexedPack, e packEntry, object []byte) ([]byte, 
 	return x.r.coder.decode(x.r.keys, e, encoded)
 }
 
-// setAside moves the damaged packs. They are on record as deleted before they are, so that nobody looks for chunks
+// setAside moves the damaged packs that are not locked. All are on record as deleted before they are, so that nobody looks for chunks
 // in them any more.
 func (x *packRepair) setAside(ctx context.Context, mark string) error {
 	for _, d := range x.damaged {
+		if d.Locked {
+			continue
+		}
 		object, err := x.r.backend.Get(ctx, d.Name, 0, -1)
 		if err != nil {
 			return err
@@ -350,10 +370,13 @@ func (x *packRepair) setAside(ctx context.Context, mark string) error {
 		return fmt.Errorf("set aside: %w", err)
 	}
 	for _, d := range x.damaged {
-		if _, err := x.r.delete(ctx, d.Name); err != nil { // a locked one stays, and counts for nothing
+		x.r.cache.drop(d.Name)
+		if d.Locked {
+			continue
+		}
+		if _, err := x.r.delete(ctx, d.Name); err != nil { // one that others have locked meanwhile stays, and counts for nothing
 			return fmt.Errorf("set aside: %w", err)
 		}
-		x.r.cache.drop(d.Name)
 	}
 	return x.r.LoadIndex(ctx)
 }

@@ -213,5 +213,17 @@ func (b *Bucket) Retained(ctx context.Context, name string) (time.Duration, erro
 // Attack implements chunkstore.Locker: locks hold here.
 func (b *Bucket) Attack(context.Context) ([]string, error) { return nil, nil }
 
+// Rot flips a bit of all versions of an object, as a disk does that fails.
+func (b *Bucket) Rot(name string, at int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := slices.Clone(b.of[name])
+	for i, v := range all {
+		all[i].data = bytes.Clone(v.data)
+		all[i].data[at] ^= 1
+	}
+	b.of[name] = all
+}
+
 // Location implements chunkstore.Backend.
 func (b *Bucket) Location() string { return fmt.Sprintf("mem-bucket:%p", b.versions) }

@@ -33,7 +33,8 @@ makes old snapshots whole that lack it.`,
 				Name: "index", Usage: "make the index list what is stored", Action: p.repairIndex,
 				Description: `Packs that the index does not list are listed by their own tables, packs that are not there are taken
 out, index objects that cannot be read are replaced, and marks of a prune that cannot be read are deleted.
-No pack and no snapshot is touched.
+No pack and no snapshot is touched. What is locked in the store stays, and is told among the problems, as what says to
+be of a newer version there: anybody who can write to the bucket can put that.
 
    hakobune repair index -n
    hakobune repair index
@@ -44,7 +45,8 @@ No pack and no snapshot is touched.
 				Name: "packs", Usage: "save what can be read of damaged packs", ArgsUsage: "[ID...]", Action: p.repairPacks,
 				Description: `Reads the packs with these ids (the last part of the name that check tells, or its beginning), or all,
 stores the chunks that can still be read of damaged ones in new packs, and sets the damaged ones aside
-under d/, until a prune has found everything that snapshots need elsewhere. What could not be read is
+under d/, until a prune has found everything that snapshots need elsewhere. One that is locked in the store
+stays where it is until a prune may delete it, and counts for nothing. What could not be read is
 missing from then on. Exits with 4 if something was lost.
 
    hakobune repair packs -n
@@ -146,6 +148,7 @@ type damagedPackLine struct {
 	Copied int    `json:"chunks_elsewhere"`
 	Lost   int    `json:"lost_chunks"`
 	Bytes  int64  `json:"lost_bytes"`
+	Locked bool   `json:"locked,omitempty"`
 }
 
 type repairPacksLine struct {
@@ -175,7 +178,7 @@ func (p *program) repairPacks(c *cli.Context) error {
 	}
 	line := repairPacksLine{Type: "summary", DryRun: c.Bool("dry-run"), Read: found.Read, Stored: found.Stored}
 	for _, d := range found.Damaged {
-		line.Damaged = append(line.Damaged, damagedPackLine{d.Name, d.Err.Error(), d.Saved, d.Copied, d.Lost, d.Bytes})
+		line.Damaged = append(line.Damaged, damagedPackLine{d.Name, d.Err.Error(), d.Saved, d.Copied, d.Lost, d.Bytes, d.Locked})
 		line.Lost += d.Lost
 	}
 	if line.Lost > 0 {
@@ -185,6 +188,7 @@ func (p *program) repairPacks(c *cli.Context) error {
 }
 
 func (p *program) showRepairPacks(l repairPacksLine) {
+	locked := 0
 	say := func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
 	for _, d := range l.Damaged {
 		lost := "nothing is lost"
@@ -193,11 +197,17 @@ func (p *program) showRepairPacks(l repairPacksLine) {
 		}
 		say("DAMAGED: %s: %s", d.Name, d.Error)
 		say("  %d chunks can be read, %d have a copy elsewhere; %s", d.Saved, d.Copied, lost)
+		if d.Locked {
+			locked++
+			say("  it is locked, and stays where it is for now")
+		}
 	}
 	say("read %s; %d damaged", packs(l.Read), len(l.Damaged))
 	switch {
 	case l.DryRun:
 		say("nothing was changed")
+	case locked == len(l.Damaged) && locked > 0:
+		say("stored %s anew; nothing counts any more that is in the damaged packs", size(l.Stored))
 	case len(l.Damaged) > 0:
 		say("stored %s anew; the damaged packs lie under d/ now", size(l.Stored))
 	}
