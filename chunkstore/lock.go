@@ -202,7 +202,14 @@ func (s *Session) extendLocks(ctx context.Context) error {
 // lockable returns the names of what the snapshot needs.
 func (s *Session) lockable(ctx context.Context) ([]string, error) {
 	names := append(slices.Collect(maps.Keys(s.foreign())), configName)
-	for _, prefix := range []string{slotPrefix, deltaPrefix, segmentPrefix, markPrefix, forgetPrefix, claimPrefix} {
+	slots, err := s.repo.lastingSlots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range slots {
+		names = append(names, i.Name)
+	}
+	for _, prefix := range []string{deltaPrefix, segmentPrefix, markPrefix, forgetPrefix, claimPrefix} {
 		listed, err := listNames(ctx, s.repo.backend, prefix)
 		if err != nil {
 			return nil, err
@@ -210,6 +217,26 @@ func (s *Session) lockable(ctx context.Context) ([]string, error) {
 		names = append(names, slices.DeleteFunc(listed, func(n string) bool { return !Lasting(n) })...)
 	}
 	return names, nil
+}
+
+// lastingSlots lists the key slots but for those that the last rotation has left behind: nobody wants to lock them again and
+// again, for they are to go. They are those that were there, by the store's clock, before the first slot of the newest epoch,
+// if that is there.
+func (r *Repository) lastingSlots(ctx context.Context) ([]Info, error) {
+	var slots []Info
+	var began time.Time
+	first := slotPrefix + slotID(r.keys, int(r.keys.Epoch()), "")
+	err := r.backend.List(ctx, slotPrefix, func(i Info) error {
+		if i.Name == first {
+			began = i.Modified
+		}
+		slots = append(slots, i)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list key slots: %w", err)
+	}
+	return slices.DeleteFunc(slots, func(i Info) bool { return i.Modified.Before(began) }), nil
 }
 
 type extension struct {
@@ -371,15 +398,20 @@ func (c *checker) lockNeeds(ctx context.Context) (map[string]time.Time, error) {
 		return needs, err
 	}
 	need(configName, newest.Add(c.r.config.Lock.Retention()))
-	for _, prefix := range []string{slotPrefix, deltaPrefix, segmentPrefix} {
-		if err := c.r.backend.List(ctx, prefix, func(i Info) error {
-			if !i.Modified.After(newest) {
-				need(i.Name, newest.Add(c.r.config.Lock.Retention()))
-			}
-			return nil
-		}); err != nil {
-			return nil, err
+	common := func(i Info) error {
+		if !i.Modified.After(newest) {
+			need(i.Name, newest.Add(c.r.config.Lock.Retention()))
+		}
+		return nil
+	}
+	slots, err := c.r.lastingSlots(ctx)
+	for _, i := range slots {
+		_ = common(i) // which never fails
+	}
+	for _, prefix := range []string{deltaPrefix, segmentPrefix} {
+		if err == nil {
+			err = c.r.backend.List(ctx, prefix, common)
 		}
 	}
-	return needs, nil
+	return needs, err
 }

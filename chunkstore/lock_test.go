@@ -321,6 +321,54 @@ func TestLockedRepairIndex(t *testing.T) {
 	}
 }
 
+// What a rotation leaves behind is not locked again by the backups that follow: when its lock has ended it can be removed. What
+// opens the repository is, also a slot that was added since.
+func TestLockedRotatedOut(t *testing.T) {
+	content := words(1, 300)
+	v := newVault(t, content)
+	first := v.first(t).(chunkstore.Locker)
+	added := crypto.KeyFile(crypto.NewKeyFile())
+	for epoch := range 2 {
+		old := namesUnder(t, v.first(t), "k/")
+		if report := rotate(t, v); len(report.Locked) != len(old) {
+			t.Fatalf("%+v", report)
+		}
+		v.late.Add(int64(v.lock.Retention() + time.Hour)) // half of the span
+		addSlot(t, v, added, "second")
+		v.backup(t, content)
+		kept := 0
+		for _, name := range namesUnder(t, v.first(t), "k/") {
+			switch left, err := first.Retained(t.Context(), name); {
+			case err != nil:
+				t.Fatal(err)
+			case slices.Contains(old, name) == (left >= v.lock.Retention()):
+				t.Errorf("epoch %d: slot %s is locked for %v", epoch+2, name, left)
+			case !slices.Contains(old, name):
+				kept++
+			}
+		}
+		report, err := reopen(t, v, chunkstore.Options{}).Check(t.Context(), chunkstore.CheckOptions{Walk: walk(reopen(t, v, chunkstore.Options{})), Immutable: true})
+		if err != nil || kept != 2 {
+			t.Fatalf("epoch %d: %d slots, %v", epoch+2, kept, err)
+		}
+		if slices.ContainsFunc(report.Faults, func(f chunkstore.Fault) bool { return slices.Contains(old, f.Object) }) {
+			t.Errorf("epoch %d: a check wants them locked: %+v", epoch+2, report.Faults)
+		}
+		v.late.Add(int64(v.lock.Retention()))
+		for _, name := range old {
+			if err := chunkstore.RemoveSlot(t.Context(), v, password, name[len("k/"):]); err != nil {
+				t.Errorf("epoch %d: %v", epoch+2, err)
+			}
+		}
+		for _, s := range []crypto.Secret{password, added} {
+			if err := opens(t, v, s); err != nil {
+				t.Error(err)
+			}
+		}
+		v.late.Add(-int64(v.lock.Retention()) / 2)
+	}
+}
+
 // A damaged pack that is locked stays where it is, and counts for nothing: what could be read of it is elsewhere. When its lock has
 // ended a prune deletes it.
 func TestLockedRepairPacks(t *testing.T) {
