@@ -29,10 +29,10 @@ func (r *restorer) makeNetworks(ctx context.Context) error {
 func (r *restorer) makeNetwork(ctx context.Context, j networkJob) error {
 	ctx, cancel := steady(ctx)
 	defer cancel()
-	if err := r.journal.intend(KindNetwork, j.name); err != nil {
+	if err := r.journal.intend(made{Kind: KindNetwork, Name: j.name}); err != nil {
 		return err
 	}
-	id, warnings, err := r.engine.CreateNetwork(ctx, j.network, j.name, j.labels)
+	id, warnings, err := r.engine.CreateNetwork(ctx, j.network, j.name, r.labelled(j.labels))
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (r *restorer) makeContainer(ctx context.Context, j *containerJob) error {
 	p := r.placement(j)
 	ctx, cancel := steady(ctx)
 	defer cancel()
-	if err := r.journal.intend(KindContainer, p.Name); err != nil {
+	if err := r.journal.intend(made{Kind: KindContainer, Name: p.Name}); err != nil {
 		return err
 	}
 	id, warnings, err := r.engine.CreateContainer(ctx, *j.container, p)

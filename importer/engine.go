@@ -42,8 +42,6 @@ type Storage interface {
 	CreateVolume(ctx context.Context, v snapshot.Volume, name string, labels map[string]string) error
 	// VolumeMountpoint returns the directory of a volume on the engine's host.
 	VolumeMountpoint(ctx context.Context, name string) (string, error)
-	// VolumeCreated says when a volume was created, in the engine's words; snapshot.ErrMissing if there is none.
-	VolumeCreated(ctx context.Context, name string) (string, error)
 	// RemoveVolume removes a volume that no container uses; no error if it is not there.
 	RemoveVolume(ctx context.Context, name string) error
 	// CreateNetwork creates n under a name; snapshot.ErrExists if that is taken.

@@ -32,7 +32,8 @@ type fakeEngine struct {
 	tags       map[string]string
 	blobs      map[string]bool // layers
 	volumes    map[string]bool
-	networks   map[string]string // name by id
+	networks   map[string]string            // name by id
+	labels     map[string]map[string]string // of volumes by name, of networks by id
 	containers map[string]*fakeContainer
 	next       int
 
@@ -59,7 +60,7 @@ func newFake(t testing.TB) *fakeEngine {
 	return &fakeEngine{
 		facts: snapshot.Facts{Engine: snapshot.Engine{OS: "linux", Arch: "amd64"}, Local: true},
 		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{},
-		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, containers: map[string]*fakeContainer{},
+		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, labels: map[string]map[string]string{}, containers: map[string]*fakeContainer{},
 	}
 }
 
@@ -152,10 +153,10 @@ func (f *fakeEngine) Names(context.Context) (n snapshot.Names, err error) {
 		n.Containers = append(n.Containers, snapshot.Existing{Name: c.Name, ID: id, State: c.State})
 	}
 	for name := range f.volumes {
-		n.Volumes = append(n.Volumes, snapshot.Existing{Name: name, ID: name})
+		n.Volumes = append(n.Volumes, snapshot.Existing{Name: name, ID: name, Labels: f.labels[name]})
 	}
 	for id, name := range f.networks {
-		n.Networks = append(n.Networks, snapshot.Existing{Name: name, ID: id})
+		n.Networks = append(n.Networks, snapshot.Existing{Name: name, ID: id, Labels: f.labels[id]})
 	}
 	return n, nil
 }
@@ -336,7 +337,7 @@ func (f *fakeEngine) CheckImage(_ context.Context, ref string, want snapshot.Ima
 	return id, nil
 }
 
-func (f *fakeEngine) CreateVolume(_ context.Context, v snapshot.Volume, name string, _ map[string]string) error {
+func (f *fakeEngine) CreateVolume(_ context.Context, v snapshot.Volume, name string, labels map[string]string) error {
 	defer f.mu.Unlock()
 	if err := f.call("create volume %s", name); err != nil {
 		return err
@@ -344,29 +345,13 @@ func (f *fakeEngine) CreateVolume(_ context.Context, v snapshot.Volume, name str
 	if f.volumes[name] {
 		return fmt.Errorf("create volume %s: %w", name, snapshot.ErrExists)
 	}
-	f.volumes[name] = true
+	f.volumes[name], f.labels[name] = true, labels
 	return os.Mkdir(filepath.Join(f.root, name), 0o755)
 }
 
 func (f *fakeEngine) VolumeMountpoint(_ context.Context, name string) (string, error) {
 	defer f.mu.Unlock()
 	return filepath.Join(f.root, name), f.call("mountpoint %s", name)
-}
-
-func (f *fakeEngine) VolumeCreated(_ context.Context, name string) (string, error) {
-	defer f.mu.Unlock()
-	if err := f.call("created %s", name); err != nil {
-		return "", err
-	}
-	if !f.volumes[name] {
-		return "", fmt.Errorf("volume %s: %w", name, snapshot.ErrMissing)
-	}
-	// As Docker 20.10 has it: the time of the last change to the directory.
-	fi, err := os.Stat(filepath.Join(f.root, name))
-	if err != nil {
-		return "", err
-	}
-	return fi.ModTime().String(), nil
 }
 
 func (f *fakeEngine) RemoveVolume(_ context.Context, name string) error {
@@ -385,13 +370,13 @@ func (f *fakeEngine) RemoveVolume(_ context.Context, name string) error {
 	return os.RemoveAll(filepath.Join(f.root, name))
 }
 
-func (f *fakeEngine) CreateNetwork(_ context.Context, _ snapshot.Network, name string, _ map[string]string) (string, []string, error) {
+func (f *fakeEngine) CreateNetwork(_ context.Context, _ snapshot.Network, name string, labels map[string]string) (string, []string, error) {
 	defer f.mu.Unlock()
 	if err := f.call("create network %s", name); err != nil {
 		return "", nil, err
 	}
 	id := f.newID("network")
-	f.networks[id] = name
+	f.networks[id], f.labels[id] = name, labels
 	return id, []string{"has other subnets"}, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,6 +33,36 @@ func fingerprint(dir string) (string, error) {
 		})
 	})
 	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// contentPrint is the fingerprint of a directory; of a file it is made of its content too, for it stays the same when the
+// file is renamed.
+func contentPrint(path string) (string, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return "", err
+	}
+	if fi.IsDir() {
+		return fingerprint(path)
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	h := sha256.New()
+	if err := binary.Write(h, binary.BigEndian, []int64{
+		int64(st.Ino), int64(st.Mode), int64(st.Uid), int64(st.Gid), int64(st.Rdev), st.Size, st.Mtim.Sec, st.Mtim.Nsec,
+	}); err != nil {
+		return "", err
+	}
+	if fi.Mode().IsRegular() {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		if _, err := io.Copy(h, f); err != nil {
+			return "", errors.Join(err, f.Close())
+		}
+		return hex.EncodeToString(h.Sum(nil)), f.Close()
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // deviceOf returns the file system that a node is in.

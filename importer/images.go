@@ -335,7 +335,7 @@ func (r *restorer) holder(ref string) string {
 func (r *restorer) forMoment(ctx context.Context, refs []string) (func(), error) {
 	forget := make([]func(), len(refs))
 	for i, ref := range refs {
-		if err := r.journal.intend(kindRef, ref); err != nil {
+		if err := r.journal.intend(made{Kind: kindRef, Name: ref}); err != nil {
 			return nil, err
 		}
 		forget[i] = r.undo.add("image "+ref, func(ctx context.Context) error { return r.engine.Untag(ctx, ref) })

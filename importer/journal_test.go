@@ -1,6 +1,7 @@
 package importer_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,39 +21,35 @@ import (
 
 var errKilled = errors.New("killed")
 
-// killedAt restores until the n-th call of the engine: this and all later ones fail, those of the undo too, and the
-// journal is what it was at that moment, and the bind too, which the undo does not need the engine for. It reports
-// whether there were so many calls.
+// killedAt restores until the n-th call of the engine: this and all later ones fail, nothing is undone, and the journal stays.
+// It reports whether there were so many calls.
 func killedAt(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot, f *fakeEngine, o importer.Options, n int) (reached bool) {
 	t.Helper()
-	journals := map[string][]byte{}
 	calls := 0
-	bind := snap.System.Binds[0].Source
+	kept := filepath.Join(t.TempDir(), "journal")
+	at := ""
 	f.fault = func(string) error {
 		if calls++; calls < n {
 			return nil
 		}
 		if calls == n {
-			names, _ := filepath.Glob(filepath.Join(o.StateDir, "restores", "*"))
-			for _, name := range names {
-				text, err := os.ReadFile(name)
-				ok(t, err)
-				journals[name] = text
+			if all, _ := filepath.Glob(filepath.Join(o.StateDir, "restores", "*")); len(all) > 0 {
+				at = all[0]
+				ok(t, os.Link(at, kept)) // what other goroutines do yet is in it too
 			}
-			_ = os.Rename(bind, bind+".kept")
 		}
 		return errKilled
 	}
+	o.Keep = true
 	_, err := importer.Restore(t.Context(), repo, snap, f, o)
 	f.fault = nil
 	if calls < n {
 		ok(t, err)
 		return false
 	}
-	for name, text := range journals {
-		ok(t, os.WriteFile(name, text, 0o600))
+	if at != "" {
+		ok(t, os.Rename(kept, at))
 	}
-	_ = os.Rename(bind+".kept", bind)
 	return true
 }
 
@@ -264,6 +261,191 @@ func TestKilledInUse(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(conf, "site.conf")); err != nil || !f.volumes["shop_data"] {
 		t.Errorf("%v; volumes %v", err, f.volumes)
+	}
+}
+
+// What somebody wrote without a container into what a killed restore had filled, or was about to fill, is his: it stays and
+// is named, once. So is a container that he has started.
+func TestKilledWritten(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	empty := snap.System.Volumes[1].Name
+	write := func(path ...string) func(*testing.T, *fakeEngine) {
+		return func(t *testing.T, f *fakeEngine) {
+			name := filepath.Join(path...)
+			if !filepath.IsAbs(name) {
+				name = filepath.Join(f.root, name)
+			}
+			ok(t, os.WriteFile(name, []byte("mine"), 0o600))
+		}
+	}
+	for _, tt := range []struct {
+		name, at string // the call that it is killed at
+		change   func(*testing.T, *fakeEngine)
+		left     string
+	}{
+		{"file in a volume", "create container", write("shop_data", "mine"), "volume shop_data: somebody has written there"},
+		{"file changed in a volume", "create container", write("shop_data", "table"), "volume shop_data: somebody has written there"},
+		{"file gone from a volume", "create container", func(t *testing.T, f *fakeEngine) {
+			ok(t, os.Remove(filepath.Join(f.root, "shop_data", "table")))
+			write("shop_data", "other")(t, f)
+		}, "volume shop_data: somebody has written there"},
+		{"mode", "create container", func(t *testing.T, f *fakeEngine) {
+			ok(t, os.Chmod(filepath.Join(f.root, "shop_data", "table"), 0o777))
+		}, "volume shop_data: somebody has written there"},
+		{"volume that is not filled yet", "mountpoint shop_data", write("shop_data", "mine"), "volume shop_data: somebody has written there"},
+		{"volume that was empty", "create container", write(empty, "mine"), "volume " + empty + ": somebody has written there"},
+		{"the same, cleared already", "start ", write(empty, "mine"), ""},
+		{"bind", "create container", write(conf, "mine"), "bind " + conf + ": somebody has written there"},
+		{"container", "create container shop-web-1", func(_ *testing.T, f *fakeEngine) {
+			for _, c := range f.containers {
+				c.State = "exited"
+			}
+		}, "container shop-db-1: somebody has started it"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := callOf(t, repo, snap, conf, tt.at)
+			f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+			t.Cleanup(func() { ok(t, os.RemoveAll(conf)) })
+			if !killedAt(t, repo, snap, f, o, n) {
+				t.Fatal("not killed")
+			}
+			tt.change(t, f)
+			written := f.state(t, conf)
+			found, err := importer.Recover(t.Context(), f, o.StateDir, "")
+			ok(t, err)
+			if text := fmt.Sprint(found.Left); tt.left == "" && len(found.Unfinished) == 0 || !strings.Contains(text, tt.left) {
+				t.Errorf("left %v, removed %v", found.Left, found.Removed)
+			}
+			for line := range strings.Lines(written) {
+				if strings.Contains(line, "mine") && !strings.Contains(f.state(t, conf), line) {
+					t.Errorf("%s is gone; removed %v", line, found.Removed)
+				}
+			}
+		})
+	}
+}
+
+// What is a person's now is told once, and stands in the way of the same restore like anything else of his.
+func TestKilledWrittenClashes(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+	if !killedAt(t, repo, snap, f, o, callOf(t, repo, snap, conf, "create container")) {
+		t.Fatal("not killed")
+	}
+	mine := filepath.Join(f.root, "shop_data", "mine")
+	ok(t, os.WriteFile(mine, nil, 0o600))
+	var clash *importer.ClashError
+	r, err := importer.Restore(t.Context(), repo, snap, f, o)
+	if !errors.As(err, &clash) || len(clash.Clashes) != 1 || clash.Clashes[0].Name != "shop_data" || !strings.Contains(fmt.Sprint(r.Notes), "volume shop_data: somebody has written there") {
+		t.Errorf("%v; notes %v", err, r.Notes)
+	}
+	if r, err = importer.Restore(t.Context(), repo, snap, f, o); !errors.As(err, &clash) || strings.Contains(fmt.Sprint(r.Notes), "somebody") {
+		t.Errorf("the second time: %v; notes %v", err, r.Notes)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Error(err)
+	}
+	o.SkipExisting = true
+	_, err = importer.Restore(t.Context(), repo, snap, f, o)
+	ok(t, err)
+	if _, err := os.Stat(mine); err != nil {
+		t.Error(err)
+	}
+}
+
+// unheard is an engine whose answer to a call is not heard any more: what it makes is made, and then the restore is killed.
+type unheard struct {
+	*fakeEngine
+	kind string
+	die  func() error
+}
+
+func (u *unheard) CreateVolume(ctx context.Context, v snapshot.Volume, name string, labels map[string]string) error {
+	err := u.fakeEngine.CreateVolume(ctx, v, name, labels)
+	if err == nil && u.kind == "volume" {
+		err = u.die()
+	}
+	return err
+}
+
+func (u *unheard) CreateNetwork(ctx context.Context, n snapshot.Network, name string, labels map[string]string) (string, []string, error) {
+	id, warnings, err := u.fakeEngine.CreateNetwork(ctx, n, name, labels)
+	if err == nil && u.kind == "network" {
+		err = u.die()
+	}
+	return id, warnings, err
+}
+
+func (u *unheard) CreateContainer(ctx context.Context, c snapshot.Container, p snapshot.Placement) (string, []string, error) {
+	id, warnings, err := u.fakeEngine.CreateContainer(ctx, c, p)
+	if err == nil && u.kind == "container" {
+		err = u.die()
+	}
+	return id, warnings, err
+}
+
+// Of what a killed restore was about to make it is known whether it has made it: what it has is removed, also where the
+// answer of the engine was never heard, and what others made since under the name is not.
+func TestKilledUnheard(t *testing.T) {
+	repo, snap, conf := smallShop(t)
+	for _, kind := range []string{"volume", "network", "container"} {
+		for _, mine := range []bool{false, true} {
+			t.Run(fmt.Sprint(kind, mine), func(t *testing.T) {
+				f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+				die := func() error {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					f.fault = func(string) error { return errKilled }
+					return errKilled
+				}
+				killed := o
+				killed.Keep = true
+				kept := filepath.Join(t.TempDir(), "journal")
+				at := ""
+				_, err := importer.Restore(t.Context(), repo, snap, &unheard{f, kind, func() error {
+					if at == "" {
+						all, _ := filepath.Glob(filepath.Join(o.StateDir, "restores", "*"))
+						at = all[0]
+						ok(t, os.Link(at, kept))
+					}
+					return die()
+				}}, killed)
+				if !errors.Is(err, errKilled) {
+					t.Fatal(err)
+				}
+				ok(t, os.Rename(kept, at))
+				f.fault = nil
+				if mine { // he has removed it, and made his own
+					for name := range f.volumes {
+						f.labels[name] = nil
+					}
+					for id := range f.networks {
+						f.labels[id] = nil
+					}
+					for _, c := range f.containers {
+						c.State = "exited"
+					}
+				}
+				_, err = importer.Recover(t.Context(), f, o.StateDir, "")
+				ok(t, err)
+				if got := len(f.volumes) + len(f.networks) + len(f.containers); (got > 0) != mine {
+					t.Errorf("volumes %v, networks %v, %d containers", f.volumes, f.networks, len(f.containers))
+				}
+				ok(t, os.RemoveAll(conf))
+			})
+		}
+	}
+}
+
+// A volume that somebody made anew under its name is not taken for the restore's.
+func TestKilledVolumeMadeAnew(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+	completed(t, repo, snap, f, o)
+	f.labels["shop_data"] = nil
+	var clash *importer.ClashError
+	if _, err := importer.Restore(t.Context(), repo, snap, f, o); !errors.As(err, &clash) || clash.Clashes[0].Name != "shop_data" {
+		t.Errorf("%v, want a clash", err)
 	}
 }
 

@@ -103,9 +103,10 @@ func (p *planner) strangers(volume string) []string {
 
 // plainVolume reports whether a volume is a directory of the engine's host and nothing else. With
 // options the local driver mounts something there, but only while a container runs.
-func plainVolume(v snapshot.Volume) bool {
-	return (v.Driver == "" || v.Driver == "local") && len(v.Options) == 0
-}
+func plainVolume(v snapshot.Volume) bool { return localVolume(v) && len(v.Options) == 0 }
+
+// localVolume reports whether the engine's own driver makes a volume: when that is removed, what it mounted stays.
+func localVolume(v snapshot.Volume) bool { return v.Driver == "" || v.Driver == "local" }
 
 // fitVolume holds a volume that is to be created against the engine's drivers.
 func (p *planner) fitVolume(j *volumeJob) {

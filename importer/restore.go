@@ -44,6 +44,7 @@ type restorer struct {
 	lost    map[string][]archive.Lost             // what the images with changes could not carry, by their reference
 	ids     map[string]string                     // ids of the made containers, by their name in the snapshot
 	healthy map[string]bool                       // containers that were waited for, by their name in the snapshot
+	placed  map[string]string                     // directories of volumes, by where they were filled
 	taken   []stagedVolume                        // volumes of the stage that are empty now
 	changed []stagedChanges                       // the images of changes that were made or found staged
 	naming  func(ref string, oci *ociImage) error // told before an image of changes gets its reference; nil: nobody
@@ -79,6 +80,7 @@ func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine,
 		lost:    make(map[string][]archive.Lost),
 		ids:     make(map[string]string),
 		healthy: make(map[string]bool),
+		placed:  make(map[string]string),
 	}
 	r.layers = layerStore{repo: repo, fetched: &r.fetched}
 	return r
@@ -144,7 +146,8 @@ func (r *restorer) beginJournal() (err error) {
 		return nil
 	}
 	r.journal, err = newJournal(r.opts.StateDir, journalHead{
-		Version: 1, Engine: engineKey(r.engine.Facts()), System: r.plan.System, Snapshot: r.snap.Summary.ID, Options: r.opts.optionsKey(),
+		Version: journalVersion, Engine: engineKey(r.engine.Facts()), System: r.plan.System, Snapshot: r.snap.Summary.ID,
+		Options: r.opts.optionsKey(), Run: r.run,
 	})
 	return err
 }

@@ -42,6 +42,9 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, near 
 		return false, nil
 	}
 	from, err := r.engine.VolumeMountpoint(ctx, staged.Stage)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
 	if err != nil || !staged.intact(from, r.target.Containers) || !sameDevice(from, dir) {
 		r.res.note("volume "+j.name, "what is staged of it is not whole any more, or in use: it is not used")
 		return false, ctx.Err()
@@ -50,7 +53,7 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, near 
 	if err := moveContent(from, dir); err != nil {
 		return false, err
 	}
-	r.undo.add("staged content in volume "+j.name, func(context.Context) error { return moveContent(dir, from) })
+	r.undo.add("staged content in volume "+j.name, func(context.Context) error { return moveContent(r.where(dir), from) })
 	what := "volume " + j.name
 	var read int64
 	if sameTree(staged.Tree, j.volume.Content.Records) {

@@ -1,10 +1,12 @@
 package importer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,21 +71,25 @@ func (r *restorer) restoreVolume(ctx context.Context, j volumeJob, m *meter) err
 func (r *restorer) createVolume(ctx context.Context, j volumeJob) error {
 	ctx, cancel := steady(ctx)
 	defer cancel()
-	if err := r.journal.intend(KindVolume, j.name); err != nil {
+	m := made{Kind: KindVolume, Name: j.name, Unseen: !r.target.Facts.Local || !localVolume(j.volume)}
+	if err := r.journal.intend(m); err != nil {
 		return err
 	}
-	if err := r.engine.CreateVolume(ctx, j.volume, j.name, j.labels); err != nil {
+	if err := r.engine.CreateVolume(ctx, j.volume, j.name, r.labelled(j.labels)); err != nil {
 		return err
 	}
 	r.undo.add("volume "+j.name, func(ctx context.Context) error { return r.engine.RemoveVolume(ctx, j.name) })
+	return r.journal.made(m)
+}
+
+// labelled adds to labels the one that says which restore makes a thing, if a journal is kept.
+func (r *restorer) labelled(labels map[string]string) map[string]string {
 	if r.journal == nil {
-		return nil
+		return labels
 	}
-	id, err := volumeID(ctx, r.engine, j.name)
-	if err != nil {
-		return err
-	}
-	return r.journal.made(made{Kind: KindVolume, Name: j.name, ID: id})
+	all := map[string]string{snapshot.LabelRestore: r.run}
+	maps.Copy(all, labels)
+	return all
 }
 
 // fillVolume writes the content of a volume: into its directory where that is a plain one of this
@@ -104,11 +110,49 @@ func (r *restorer) fillVolume(ctx context.Context, j volumeJob, was string, m *m
 		return err
 	}
 	defer near.close()
-	if taken, err := r.takeStage(ctx, j, dir, near, m); taken || err != nil {
+	return r.fillDirectory(ctx, j, dir, near, m)
+}
+
+// fillDirectory writes a volume's content beside its directory, and puts it there once it is complete: whenever a restore
+// is killed, the volume is empty or holds what the journal says.
+func (r *restorer) fillDirectory(ctx context.Context, j volumeJob, dir string, near *near, m *meter) error {
+	whole := dir + ".hakobune-new-" + r.run
+	if err := r.journal.intend(made{Kind: kindTemp, Name: whole}); err != nil {
 		return err
 	}
-	return r.extract(ctx, j.volume.Content, dir, near, ExtractOptions{}, "volume "+j.name, m)
+	forget := r.undo.add("path "+whole, func(context.Context) error { return os.RemoveAll(whole) })
+	taken, err := r.takeStage(ctx, j, whole, near, m)
+	if !taken && err == nil {
+		err = r.extract(ctx, j.volume.Content, whole, near, ExtractOptions{}, "volume "+j.name, m)
+	}
+	if err == nil && copied(j) {
+		err = os.WriteFile(filepath.Join(whole, ".hakobune-"+r.run), nil, 0o600)
+	}
+	if err == nil {
+		err = r.journal.filled(KindVolume, j.name, whole)
+	}
+	if err == nil {
+		err = rename(whole, dir)
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.placed[whole] = dir
+	r.mu.Unlock()
+	forget()
+	return nil
 }
+
+// where returns where a directory is that was filled elsewhere first.
+func (r *restorer) where(dir string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(r.placed[dir], dir)
+}
+
+// copied reports whether the engine would copy into a volume, for it was empty in the snapshot.
+func copied(j volumeJob) bool { return j.volume.Content.Entries <= 1 }
 
 // extract writes a tree of the snapshot into a directory of this host. What near has need not be fetched; it may be nil.
 func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, near *near, opts ExtractOptions, what string, m *meter) error {
@@ -139,16 +183,21 @@ type meteredTree struct {
 
 func (t meteredTree) Next() (archive.Entry, error) { return t.tree.Next() }
 
-// clearCopies empties volumes again that were empty in the snapshot: into an empty volume the
-// engine copies, when a container is created, what its image has at the place of the mount.
+// clearCopies empties volumes that were empty in the snapshot: into an empty volume the engine copies, when a container
+// is created, what its image has at the place of the mount. fillDirectory has put a file there, which keeps it from that.
+// In volumes of which the snapshot has no content the copy stays, and is noted as what they hold.
 func (r *restorer) clearCopies(ctx context.Context) error {
 	for _, j := range r.plan.volumes {
 		c := j.volume.Content
-		if c == nil || c.Entries > 1 || j.action != Create && j.action != Replace || !r.target.Facts.Local || !plainVolume(j.volume) {
+		if c != nil && !copied(j) || j.action != Create && j.action != Replace || !r.target.Facts.Local || !plainVolume(j.volume) {
 			continue
 		}
 		dir, err := r.engine.VolumeMountpoint(ctx, j.name)
-		if err == nil {
+		switch {
+		case err != nil:
+		case c == nil:
+			err = r.journal.filled(KindVolume, j.name, dir)
+		default:
 			err = r.extract(ctx, c, dir, nil, ExtractOptions{Existing: ExistingRemoved}, "volume "+j.name, &meter{})
 		}
 		if err != nil {
@@ -195,7 +244,10 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 		if err := r.journal.made(made{Kind: kindContent, Name: j.path}); err != nil {
 			return err
 		}
-		return r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m)
+		if err := r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m); err != nil {
+			return err
+		}
+		return r.journal.filled(kindContent, j.path, j.path)
 	}
 	near, err := r.nearBind(ctx, was, j.bind)
 	if err != nil {
@@ -211,7 +263,7 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what st
 		return err
 	}
 	whole := j.path + ".hakobune-new-" + r.run
-	if err := r.journal.intend(kindTemp, whole); err != nil {
+	if err := r.journal.intend(made{Kind: kindTemp, Name: whole}); err != nil {
 		return err
 	}
 	err := r.extract(ctx, j.bind.Content, whole, near, ExtractOptions{}, what, m)
@@ -220,7 +272,7 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what st
 		from = filepath.Join(whole, filepath.Base(j.bind.Source))
 	}
 	if err == nil {
-		err = r.journal.path(KindBind, j.path, from)
+		err = r.journal.filled(KindBind, j.path, from)
 	}
 	if err == nil {
 		err = os.Rename(from, j.path)
@@ -252,7 +304,7 @@ func (r *restorer) makeParents(dir string) error {
 			return err
 		}
 		r.undo.add("directory "+d, func(context.Context) error { return os.Remove(d) })
-		if err := r.journal.path(kindDir, d, d); err != nil {
+		if err := r.journal.directory(d); err != nil {
 			return err
 		}
 	}

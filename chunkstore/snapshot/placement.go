@@ -134,6 +134,11 @@ type Subnet struct {
 	Device  string // of a route: the network interface
 }
 
+// LabelRestore is on the volumes and networks that a restore with a journal makes, and says which restore that was, so that
+// what a killed one made is told from what others made. An engine cannot take a label off a volume again; it is no part of
+// any snapshot.
+const LabelRestore = "io.github.hakobune-dr.restore"
+
 // asideMark is what the name of a thing has behind its own where a restore moved it aside.
 const asideMark = ".hakobune-old-"
 

@@ -111,6 +111,9 @@ func (p *program) move(c *cli.Context, why string) error {
 	result, err := failover.Run(c.Context, repo, cat, snap, engine, opts)
 	pr.stop()
 	if err != nil {
+		for _, n := range result.Notes {
+			p.note(c, "%s", n)
+		}
 		return clashHint(err)
 	}
 	if why == snapshot.WhyFailback {

@@ -197,6 +197,11 @@ func (p *program) restored(c *cli.Context, snap *snapshot.Snapshot, r *importer.
 		p.showPlan(c, r.Plan)
 	}
 	if err != nil {
+		for _, n := range r.Notes {
+			if r.Plan == nil || !slices.Contains(r.Plan.Notes, n) { // those were shown, or are of what was not done
+				p.note(c, "%s: %s", n.Where, n.What)
+			}
+		}
 		switch {
 		case len(r.Left) > 0 && !isSet(c, "json"):
 			fmt.Fprintf(p.err, "left on this host:\n  %s\n", strings.Join(r.Left, "\n  "))

@@ -233,6 +233,9 @@ func (f *run) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, what := range found.Left {
+		f.res.Notes = append(f.res.Notes, "left by a restore that was killed: "+what)
+	}
 	if len(found.Unfinished) > 0 {
 		o := f.o.Restore
 		o.StateDir = f.o.StateDir

@@ -40,6 +40,7 @@ type fake struct {
 	containers map[string]*snapshot.Container // by id
 	volumes    map[string]bool
 	networks   map[string]string
+	labels     map[string]map[string]string // of volumes by name, of networks by id
 	next       int
 	execs      []string
 	started    func() error // called when a container is started; nil: nothing else happens
@@ -50,7 +51,7 @@ var _ failover.Engine = (*fake)(nil)
 
 func newFake(t testing.TB) *fake {
 	t.Helper()
-	return &fake{root: t.TempDir(), image: image(), containers: map[string]*snapshot.Container{}, volumes: map[string]bool{}, networks: map[string]string{}}
+	return &fake{root: t.TempDir(), image: image(), containers: map[string]*snapshot.Container{}, volumes: map[string]bool{}, networks: map[string]string{}, labels: map[string]map[string]string{}}
 }
 
 // image has no layers: nothing is sent.
@@ -99,10 +100,10 @@ func (f *fake) Names(context.Context) (n snapshot.Names, err error) {
 		n.Containers = append(n.Containers, snapshot.Existing{Name: c.Name, ID: id, State: c.State})
 	}
 	for name := range f.volumes {
-		n.Volumes = append(n.Volumes, snapshot.Existing{Name: name, ID: name})
+		n.Volumes = append(n.Volumes, snapshot.Existing{Name: name, ID: name, Labels: f.labels[name]})
 	}
 	for id, name := range f.networks {
-		n.Networks = append(n.Networks, snapshot.Existing{Name: name, ID: id})
+		n.Networks = append(n.Networks, snapshot.Existing{Name: name, ID: id, Labels: f.labels[id]})
 	}
 	return n, f.call()
 }
@@ -128,7 +129,7 @@ func (f *fake) CheckImage(context.Context, string, snapshot.Image) (string, erro
 	return f.image.ID, err
 }
 
-func (f *fake) CreateVolume(_ context.Context, _ snapshot.Volume, name string, _ map[string]string) error {
+func (f *fake) CreateVolume(_ context.Context, _ snapshot.Volume, name string, labels map[string]string) error {
 	err := f.call()
 	defer f.mu.Unlock()
 	if err != nil {
@@ -137,7 +138,7 @@ func (f *fake) CreateVolume(_ context.Context, _ snapshot.Volume, name string, _
 	if f.volumes[name] {
 		return snapshot.ErrExists
 	}
-	f.volumes[name] = true
+	f.volumes[name], f.labels[name] = true, labels
 	return os.Mkdir(filepath.Join(f.root, name), 0o755)
 }
 
@@ -145,15 +146,6 @@ func (f *fake) VolumeMountpoint(_ context.Context, name string) (string, error) 
 	err := f.call()
 	defer f.mu.Unlock()
 	return filepath.Join(f.root, name), err
-}
-
-func (f *fake) VolumeCreated(_ context.Context, name string) (string, error) {
-	err := f.call()
-	defer f.mu.Unlock()
-	if err == nil && !f.volumes[name] {
-		err = snapshot.ErrMissing
-	}
-	return "once", err
 }
 
 func (f *fake) RemoveVolume(_ context.Context, name string) error {
@@ -166,12 +158,12 @@ func (f *fake) RemoveVolume(_ context.Context, name string) error {
 	return os.RemoveAll(filepath.Join(f.root, name))
 }
 
-func (f *fake) CreateNetwork(_ context.Context, _ snapshot.Network, name string, _ map[string]string) (string, []string, error) {
+func (f *fake) CreateNetwork(_ context.Context, _ snapshot.Network, name string, labels map[string]string) (string, []string, error) {
 	err := f.call()
 	defer f.mu.Unlock()
 	id := f.id("network")
 	if err == nil {
-		f.networks[id] = "network " + name
+		f.networks[id], f.labels[id] = "network "+name, labels
 	}
 	return id, nil, err
 }

@@ -104,6 +104,41 @@ func TestContainers(t *testing.T) {
 	})
 }
 
+// TestSurroundingsUnlabelled: which restore made a thing is not the user's label, and is not described.
+func TestSurroundingsUnlabelled(t *testing.T) {
+	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {
+		p, ctx := dockertest.Prefix(t, h), ctxOf(t)
+		labels := map[string]string{"mine": "1", snapshot.LabelRestore: "run"}
+		if err := e.CreateVolume(ctx, snapshot.Volume{Driver: "local"}, p, labels); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := e.CreateNetwork(ctx, snapshot.Network{Name: "n", Inspect: []byte(`{"Driver":"bridge","Internal":true}`)}, p, labels); err != nil {
+			t.Fatal(err)
+		}
+		names, err := e.Names(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []snapshot.Existing{existing(names.Volumes, p), existing(names.Networks, p)} {
+			if x.Labels[snapshot.LabelRestore] != "run" {
+				t.Errorf("listed: %+v", x)
+			}
+		}
+		s, err := e.Surroundings(ctx, []snapshot.Container{{Mounts: []snapshot.Mount{{Type: "volume", Name: p}}, Networks: []string{p}}})
+		if err != nil || len(s.Volumes) != 1 || len(s.Networks) != 1 {
+			t.Fatal(err, s)
+		}
+		if diff := cmp.Diff(map[string]string{"mine": "1"}, s.Volumes[0].Labels); diff != "" {
+			t.Error(diff)
+		}
+		for _, inspect := range []string{string(s.Volumes[0].Inspect), string(s.Networks[0].Inspect)} {
+			if strings.Contains(inspect, snapshot.LabelRestore) || !strings.Contains(inspect, `"mine":"1"`) {
+				t.Errorf("%s", inspect)
+			}
+		}
+	})
+}
+
 // TestSurroundingsOfTheVanished: what is gone is a problem, not a failure.
 func TestSurroundingsOfTheVanished(t *testing.T) {
 	each(t, func(t *testing.T, h dockertest.Host, e *docker.Engine) {

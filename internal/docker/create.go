@@ -46,19 +46,6 @@ func (e *Engine) VolumeMountpoint(ctx context.Context, name string) (string, err
 	return v.Mountpoint, err
 }
 
-// VolumeCreated says when a volume was created, in the engine's words.
-func (e *Engine) VolumeCreated(ctx context.Context, name string) (string, error) {
-	v, err := e.volume(ctx, name)
-	if err != nil {
-		return "", err
-	}
-	var inspect struct{ CreatedAt string }
-	if err := json.Unmarshal(v.Inspect, &inspect); err != nil {
-		return "", fmt.Errorf("inspect volume %s: %w", name, err)
-	}
-	return inspect.CreatedAt, nil
-}
-
 // RemoveVolume removes a volume that no container uses. One that is not there is no error.
 func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
 	_, err := e.api.VolumeRemove(ctx, name, client.VolumeRemoveOptions{})

@@ -103,6 +103,9 @@ func (e *Engine) volume(ctx context.Context, name string) (snapshot.Volume, erro
 	if err != nil {
 		return snapshot.Volume{}, fail(err, nil, "inspect volume %s", name)
 	}
+	if raw, err = unlabelled(raw); err != nil {
+		return snapshot.Volume{}, fmt.Errorf("inspect volume %s: %w", name, err)
+	}
 	var v struct {
 		Name, Driver, Mountpoint string
 		Options, Labels          map[string]string
@@ -168,9 +171,25 @@ func (e *Engine) network(ctx context.Context, ref string) (snapshot.Network, err
 	if err != nil {
 		return snapshot.Network{}, fail(err, nil, "inspect network %s", ref)
 	}
+	if raw, err = unlabelled(raw); err != nil {
+		return snapshot.Network{}, fmt.Errorf("inspect network %s: %w", ref, err)
+	}
 	var n struct{ Name, Driver string }
 	if err := json.Unmarshal(raw, &n); err != nil {
 		return snapshot.Network{}, fmt.Errorf("inspect network %s: %w", ref, err)
 	}
 	return snapshot.Network{Name: n.Name, Driver: n.Driver, Predefined: slices.Contains(predefined, n.Name), Inspect: bytes.TrimSpace(raw)}, nil
+}
+
+// unlabelled takes the label of the restore that made a thing out of its inspection: it is not the user's.
+func unlabelled(raw []byte) ([]byte, error) {
+	if !bytes.Contains(raw, []byte(snapshot.LabelRestore)) {
+		return raw, nil
+	}
+	o, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	o.child("Labels").drop(snapshot.LabelRestore)
+	return json.Marshal(o)
 }
