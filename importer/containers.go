@@ -118,13 +118,25 @@ func (r *restorer) placement(j *containerJob) snapshot.Placement {
 }
 
 // baseImage says how to refer to the image that a container ran: by the container's own reference,
-// if that names it, else by its id. For Compose it also returns the id of what that reference names
-// on the target.
+// if that names it, else by its id. For Compose it also returns the id on the target of the image that
+// Compose knew the container by, or else of what that reference names.
 func (r *restorer) baseImage(c *snapshot.Container) (ref, composeID string) {
 	id := r.images[c.ImageKey]
 	named := cmp.Or(r.named[fullReference(c.Image)], r.holder(c.Image))
+	known := cmp.Or(r.knownToCompose(c), named, id)
 	if id != "" && named == id {
-		return c.Image, id
+		return c.Image, known
 	}
-	return id, cmp.Or(named, id)
+	return id, known
+}
+
+// knownToCompose returns the id on the target of the image that Compose made a container from that was restored
+// since: it runs another one now, which has its changes in it.
+func (r *restorer) knownToCompose(c *snapshot.Container) string {
+	for _, img := range r.snap.System.Images {
+		if img.ID == c.Labels[labelImage] && img.Config != c.ImageKey {
+			return r.images[img.Config]
+		}
+	}
+	return ""
 }

@@ -17,6 +17,9 @@ const (
 	labelSystem  = "io.github.hakobune-dr.system"
 )
 
+// labelImage is the engine's id of the image by which Compose recognises a container.
+const labelImage = "com.docker.compose.image"
+
 // renamer derives the names on the target from those in the snapshot.
 type renamer struct {
 	system string // as the snapshot calls it

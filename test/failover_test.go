@@ -62,7 +62,7 @@ func TestFailover(t *testing.T) {
 		t.Skip("the program under test is built without the race detector")
 	}
 	all := machines(t)
-	first, second := all["E20"], all["E29C"]
+	first, second := all["E29C"], all["E20"]
 	const name = "hakotest-failover"
 	newPair(t, first, name)
 	second.wipe(t, name)

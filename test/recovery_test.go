@@ -86,10 +86,20 @@ const (
 )
 
 func (s composed) prepare(t *testing.T, home, standby machine) {
-	for _, m := range []machine{home, standby} {
-		m.wipe(t, project, webImage, dbImage)
-		t.Cleanup(func() { m.wipe(t, project, webImage, dbImage) })
-	}
+	s.wiped(t, home)
+	s.wiped(t, standby)
+	s.files(t)
+	s.loaded(t, home)
+}
+
+// wiped has nothing of the system on the machine, neither now nor when the test ends.
+func (s composed) wiped(t *testing.T, m machine) {
+	m.wipe(t, project, webImage, dbImage)
+	t.Cleanup(func() { m.wipe(t, project, webImage, dbImage) })
+}
+
+// files puts the system's into its directory.
+func (s composed) files(t *testing.T) {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +112,11 @@ func (s composed) prepare(t *testing.T, home, standby machine) {
 			t.Fatal(err)
 		}
 	}
-	home.load(t, "db")
-	home.load(t, "web")
+}
+
+func (s composed) loaded(t *testing.T, m machine) {
+	m.load(t, "db")
+	m.load(t, "web")
 }
 
 // on runs Compose on the machine's engine.

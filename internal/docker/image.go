@@ -31,8 +31,32 @@ type imageInspection struct {
 	}
 }
 
-// addImages describes the images that the containers run, and names them in the containers.
+// addImages describes the images that the containers run, and names them in the containers. So are those by which Compose
+// recognises containers that were restored: what these run has their changes in it, what Compose knows has not.
 func (e *Engine) addImages(ctx context.Context, s *snapshot.System) error {
+	if err := e.addRunImages(ctx, s); err != nil {
+		return err
+	}
+	for _, c := range s.Containers {
+		id := c.Labels[composeImage]
+		if id == "" || id == c.ImageID || slices.ContainsFunc(s.Images, func(img snapshot.Image) bool { return img.ID == id }) {
+			continue
+		}
+		img, err := e.describeImage(ctx, wanted{id: id})
+		if ctx.Err() != nil {
+			return err
+		}
+		same := func(other snapshot.Image) bool { return other.Config == img.Config }
+		if err == nil && !slices.ContainsFunc(s.Images, same) { // after an error it is gone, and Compose makes the container anew in any case
+			s.Images = append(s.Images, img)
+		}
+	}
+	slices.SortFunc(s.Images, func(a, b snapshot.Image) int { return cmp.Compare(a.Config, b.Config) })
+	return nil
+}
+
+// addRunImages is addImages for what the containers run.
+func (e *Engine) addRunImages(ctx context.Context, s *snapshot.System) error {
 	var keys []wanted
 	places := make([]int, len(s.Containers)) // container to key
 	for i, c := range s.Containers {
@@ -58,7 +82,6 @@ func (e *Engine) addImages(ctx context.Context, s *snapshot.System) error {
 			s.Images = append(s.Images, *img)
 		}
 	}
-	slices.SortFunc(s.Images, func(a, b snapshot.Image) int { return cmp.Compare(a.Config, b.Config) })
 	return nil
 }
 
