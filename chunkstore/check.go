@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,9 +104,11 @@ type checker struct {
 	o      CheckOptions
 	report *CheckReport
 
+	unread    error            // why what is gone may be so rightly: the store did not give what may say that it was taken out
 	stored    map[string]int64 // packs in the backend
 	gone      map[PackID]bool  // packs that collections have deleted
 	listed    []Outcome        // all that there were before the index was read
+	forgets   forgets          // by then
 	snapshots []Outcome
 	users     map[PackID]map[int]bool // numbers of the snapshots that need a pack
 	mu        sync.Mutex              // of bad and of the report while packs are read
@@ -171,22 +174,32 @@ func (c *checker) found(ctx context.Context, object string, err error, snapshots
 	return ctx.Err()
 }
 
+// loss returns err, which says that something is gone, or where that cannot be told what kept it from being told.
+func (c *checker) loss(err error) error {
+	if c.unread == nil {
+		return err
+	}
+	return fmt.Errorf("%v; whether it was taken out cannot be told: %w", err, c.unread)
+}
+
 // list lists outcomes before the index is read, so that this has all that they need: of one that is created meanwhile it may not.
 func (c *checker) list(ctx context.Context) error {
 	var err error
-	c.listed, err = c.r.allOutcomes(ctx)
+	c.listed, c.forgets, err = c.r.allOutcomes(ctx)
+	c.unread = firstPassing(c.forgets.bad)
 	return err
 }
 
 // index loads every index object by itself, so that a damaged one does not hide the others.
 func (c *checker) index(ctx context.Context) error {
 	marks, damaged, err := c.r.readableMarks(ctx)
-	if err := c.found(ctx, markPrefix, err); err != nil {
+	if err != nil {
 		return err
 	}
 	for name, err := range damaged {
 		c.fault(name, err)
 	}
+	c.unread = cmp.Or(c.unread, firstPassing(damaged))
 	condemned := packsOf(maps.Values(marks))
 	c.gone = deletedBy(marks)
 	var l *listing
@@ -262,7 +275,7 @@ func (c *checker) packs(ctx context.Context) error {
 		case !ok && c.gone[p.ID]:
 			return // the index will be without it after the next collection
 		case !ok:
-			c.bad[p.Name()] = fmt.Errorf("pack: %w", ErrNotExist)
+			c.bad[p.Name()] = c.loss(fmt.Errorf("pack: %w", ErrNotExist))
 			return
 		case size != crypto.SealedSize(p.plainSize):
 			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, crypto.SealedSize(p.plainSize))
@@ -286,14 +299,10 @@ func (c *checker) claims(ctx context.Context) error {
 
 // outcomes verifies every snapshot down to the index entries of its chunks.
 func (c *checker) outcomes(ctx context.Context) error {
-	forgotten, bad, err := c.r.forgotten(ctx)
-	if err != nil {
-		return err
-	}
-	for name, err := range bad {
+	for name, err := range c.forgets.bad {
 		c.fault(name, err)
 	}
-	c.chains(c.listed, forgotten)
+	c.chains(c.listed)
 	for _, o := range c.listed {
 		if err := c.sealings(ctx, o); err != nil {
 			return err
@@ -347,7 +356,7 @@ func (c *checker) records(ctx context.Context) error {
 
 // chains looks for outcomes that a writer's later one names but that are gone, and were not forgotten, or
 // replaced: somebody removed them, or the store shows an earlier state.
-func (c *checker) chains(all []Outcome, forgotten map[string]bool) {
+func (c *checker) chains(all []Outcome) {
 	byName := map[string]Outcome{}
 	for _, o := range all {
 		byName[o.Name] = o
@@ -358,11 +367,11 @@ func (c *checker) chains(all []Outcome, forgotten map[string]bool) {
 		}
 		name := sessionName(outcomePrefix, o.Writer, o.Previous.Session)
 		before, ok := byName[name]
-		if !ok && forgotten[name] {
+		if !ok && c.forgets.names[name] {
 			continue
 		}
 		if !ok {
-			c.fault(name, fmt.Errorf("missing: the writer's next outcome names it"))
+			c.fault(name, c.loss(errors.New("missing: the writer's next outcome names it")))
 			continue
 		}
 		if before.Err != nil {
@@ -380,9 +389,10 @@ func (c *checker) snapshot(ctx context.Context, n int) error {
 	missing := 0
 	for ref, err := range c.r.outcomeRefs(ctx, o, c.o.Walk) {
 		if err != nil {
-			if missing > 0 {
-				err = fmt.Errorf("%d chunks missing; %w", missing, err)
+			if IsLoss(err) {
+				err = c.loss(err)
 			}
+			c.lacks(o, missing)
 			return c.found(ctx, "", err, o)
 		}
 		l, ok, err := c.r.index.lookup(ref.ID)
@@ -402,10 +412,15 @@ func (c *checker) snapshot(ctx context.Context, n int) error {
 		}
 		users[n] = true
 	}
-	if missing > 0 {
-		c.fault("", fmt.Errorf("%d of its chunks: %w", missing, ErrChunkMissing), o)
-	}
+	c.lacks(o, missing)
 	return ctx.Err()
+}
+
+// lacks reports that so many chunks of a snapshot are not in the index.
+func (c *checker) lacks(o Outcome, chunks int) {
+	if chunks > 0 {
+		c.fault("", c.loss(fmt.Errorf("%d of its chunks: %w", chunks, ErrChunkMissing)), o)
+	}
 }
 
 // data reads the selected packs whole.
@@ -435,7 +450,10 @@ func (c *checker) data(ctx context.Context) error {
 				c.report.Archived++
 				return nil
 			}
-			if err != nil {
+			if errors.Is(err, ErrNotExist) {
+				err = c.loss(err)
+			}
+			if err != nil && (c.bad[name] == nil || !IsPassing(err)) {
 				c.bad[name] = err
 			}
 			c.report.ReadPacks++

@@ -256,7 +256,7 @@ func (c *collector) assess(ctx context.Context) error {
 		if !errors.As(err, &failed) {
 			return err
 		}
-		now, listErr := c.r.Outcomes(ctx)
+		now, listErr := c.wanted(ctx)
 		if listErr != nil {
 			return listErr
 		}
@@ -274,9 +274,19 @@ func (c *collector) assess(ctx context.Context) error {
 	}
 }
 
+// wanted returns all snapshots. While the store does not give a forget record, some that were forgotten and collected would
+// count as wanted, and seem to be lost.
+func (c *collector) wanted(ctx context.Context) ([]Outcome, error) {
+	all, f, err := c.r.allOutcomes(ctx)
+	if err == nil {
+		err = firstPassing(f.bad)
+	}
+	return slices.DeleteFunc(all, func(o Outcome) bool { return !o.wanted() }), err
+}
+
 func (c *collector) assessOnce(ctx context.Context) error {
 	c.checked = time.Now().Round(0)
-	wanted, err := c.r.Outcomes(ctx)
+	wanted, err := c.wanted(ctx)
 	if err != nil {
 		return err
 	}

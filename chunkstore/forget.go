@@ -36,7 +36,7 @@ func (r *Repository) Forget(ctx context.Context, host string, list []Outcome) er
 	if len(list) == 0 {
 		return nil
 	}
-	if err := r.readableForgets(ctx); err != nil {
+	if err := r.CheckForgets(ctx); err != nil {
 		return fmt.Errorf("forget snapshots: %w", err)
 	}
 	record := forgetRecord{Version: 1, Host: host, Time: time.Now().UTC()}
@@ -58,34 +58,48 @@ func (r *Repository) Forget(ctx context.Context, host string, list []Outcome) er
 	return nil
 }
 
-// readableForgets returns an error about the first forget record that cannot be read.
-func (r *Repository) readableForgets(ctx context.Context) error {
-	_, bad, err := r.forgotten(ctx)
-	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		return fmt.Errorf("%w: %w", ErrForgetRecord, bad[name])
+// CheckForgets returns an error that wraps ErrForgetRecord if some forget record cannot be read: what it lists is among the
+// Outcomes. One that the store just did not give (IsPassing) is told first.
+func (r *Repository) CheckForgets(ctx context.Context) error {
+	f, err := r.forgotten(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	err = firstPassing(f.bad)
+	if names := slices.Sorted(maps.Keys(f.bad)); err == nil && len(names) > 0 {
+		err = f.bad[names[0]]
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForgetRecord, err)
+	}
+	return nil
 }
 
-// forgotten returns the names of all outcomes that forget records list, and those records that cannot be
-// read: what they list counts as wanted. One that is gone when it is read was sealed anew: then it lists again.
-func (r *Repository) forgotten(ctx context.Context) (all map[string]bool, bad map[string]error, err error) {
+// forgets is what forget records say.
+type forgets struct {
+	names map[string]bool  // of all outcomes that are listed
+	bad   map[string]error // records that cannot be read, by name: what they list counts as wanted
+}
+
+// forgotten reads all forget records. One that is gone when it is read was sealed anew: then it lists again.
+func (r *Repository) forgotten(ctx context.Context) (forgets, error) {
 	for attempt := 1; ; attempt++ {
-		all, bad, err = r.forgottenOnce(ctx)
+		f, err := r.forgottenOnce(ctx)
 		gone := false
-		for _, err := range bad {
+		for _, err := range f.bad {
 			gone = gone || errors.Is(err, ErrNotExist)
 		}
 		if err != nil || !gone || attempt == loadAttempts {
-			return all, bad, err
+			return f, err
 		}
 	}
 }
 
-func (r *Repository) forgottenOnce(ctx context.Context) (map[string]bool, map[string]error, error) {
+func (r *Repository) forgottenOnce(ctx context.Context) (forgets, error) {
+	f := forgets{map[string]bool{}, map[string]error{}}
 	names, err := listNames(ctx, r.backend, forgetPrefix)
 	if err != nil {
-		return nil, nil, err
+		return f, err
 	}
 	records, errs := make([]forgetRecord, len(names)), make([]error, len(names))
 	var g errgroup.Group
@@ -97,20 +111,19 @@ func (r *Repository) forgottenOnce(ctx context.Context) (map[string]bool, map[st
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return f, err
 	}
-	all, bad := map[string]bool{}, map[string]error{}
 	for i, name := range names {
 		if errs[i] != nil {
-			bad[name] = errs[i]
+			f.bad[name] = errs[i]
 			continue
 		}
 		for _, s := range records[i].Snapshots {
-			all[s] = true
+			f.names[s] = true
 		}
 	}
 	r.cache.keep(forgetPrefix, names)
-	return all, bad, nil
+	return f, nil
 }
 
 func (r *Repository) readForget(ctx context.Context, name string) (record forgetRecord, err error) {

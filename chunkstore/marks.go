@@ -106,10 +106,14 @@ func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, map[strin
 		names[i] = info.Name
 		g.Go(func() error {
 			object, err := r.cachedGet(gctx, info.Name)
-			if err != nil {
+			var given *givenUpError
+			if err != nil && !errors.As(err, &given) {
 				return err
 			}
-			plain, err := r.keys.Open(crypto.TypeMark, info.Name, object)
+			var plain []byte
+			if err == nil {
+				plain, err = r.keys.Open(crypto.TypeMark, info.Name, object)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -119,7 +123,7 @@ func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, map[strin
 				r.cache.drop(info.Name)
 				bad[info.Name] = err
 			}
-			return nil
+			return gctx.Err()
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -199,36 +199,36 @@ func (r *Repository) predecessor(ctx context.Context, w crypto.WriterID, name st
 // aborted sessions nothing, nor those that were forgotten. One that cannot be read is returned too,
 // with Err set: it must not hide the others.
 func (r *Repository) Outcomes(ctx context.Context) ([]Outcome, error) {
-	all, err := r.allOutcomes(ctx)
+	all, _, err := r.allOutcomes(ctx)
 	return slices.DeleteFunc(all, func(o Outcome) bool { return !o.wanted() }), err
 }
 
 // wanted tells whether o is a snapshot, as far as that can be told.
 func (o *Outcome) wanted() bool { return !o.Forgotten && (o.Err != nil || !o.Aborted) }
 
-// allOutcomes is Outcomes with those of aborted sessions and the forgotten ones. A forget record that
-// cannot be read is none: its snapshots stay. One that is gone when it is read was sealed anew, or has been
+// allOutcomes is Outcomes with those of aborted sessions and the forgotten ones, and what the forget records say. A record that
+// cannot be read is none: its snapshots stay. An outcome that is gone when it is read was sealed anew, or has been
 // forgotten and collected: then it lists again.
-func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, error) {
+func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, forgets, error) {
 	for attempt := 1; ; attempt++ {
-		all, err := r.outcomesOnce(ctx)
+		all, f, err := r.outcomesOnce(ctx)
 		gone := slices.ContainsFunc(all, func(o Outcome) bool { return errors.Is(o.Err, ErrNotExist) })
 		if err != nil || !gone || attempt == loadAttempts {
-			return all, err
+			return all, f, err
 		}
 	}
 }
 
-func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, error) {
+func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, error) {
 	stored, err := r.listOutcomes(ctx, outcomePrefix)
 	if err != nil {
-		return nil, err
+		return nil, forgets{}, err
 	}
-	forgotten, bad, err := r.forgotten(ctx)
+	f, err := r.forgotten(ctx)
 	if err != nil {
-		return nil, err
+		return nil, f, err
 	}
-	for name, err := range bad {
+	for name, err := range f.bad {
 		r.log.Warn("a forget record cannot be read, so its snapshots stay", "object", name, "error", err)
 	}
 	outcomes := make([]Outcome, len(stored))
@@ -237,12 +237,12 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, error) {
 	for i, o := range stored {
 		g.Go(func() error {
 			outcomes[i] = r.readOutcome(gctx, o)
-			outcomes[i].Forgotten = forgotten[o.name]
+			outcomes[i].Forgotten = f.names[o.name]
 			return gctx.Err()
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, f, err
 	}
 	var names []string
 	for _, o := range stored {
@@ -250,7 +250,7 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, error) {
 	}
 	r.cache.keep(outcomePrefix, names)
 	slices.SortStableFunc(outcomes, func(a, b Outcome) int { return a.Modified.Compare(b.Modified) })
-	return outcomes, nil
+	return outcomes, f, nil
 }
 
 // listOutcomes lists the outcomes under a prefix, in order of their names, but those of sessions that were fenced by

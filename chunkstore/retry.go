@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"syscall"
 	"time"
 
@@ -89,6 +92,9 @@ func (r retrying) do(ctx context.Context, op, name string, f func() error) error
 		return fmt.Errorf("%s %s: %w", op, name, ended) // backoff gives the cause instead
 	}
 	if err != nil && !final(ctx, err) {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New(err.Error()) // the end of a connection is not that of what is read: who parses that would take it for damage
+		}
 		return &givenUpError{err, attempts}
 	}
 	return err
@@ -114,6 +120,16 @@ func (e *givenUpError) Unwrap() error { return e.err }
 func IsPassing(err error) bool {
 	var e *givenUpError
 	return errors.As(err, &e) && !errors.Is(err, syscall.EIO)
+}
+
+// firstPassing returns, by name, the first of the errors that IsPassing, or nil.
+func firstPassing(errs map[string]error) error {
+	for _, name := range slices.Sorted(maps.Keys(errs)) {
+		if IsPassing(errs[name]) {
+			return errs[name]
+		}
+	}
+	return nil
 }
 
 // final reports whether err stays, however often the call is repeated.

@@ -152,7 +152,7 @@ func (r *rotation) opensAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := repo.allOutcomes(ctx)
+	all, _, err := repo.allOutcomes(ctx)
 	if err != nil {
 		return err
 	}

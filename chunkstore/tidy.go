@@ -214,12 +214,12 @@ func (c *collector) tidySessions(ctx context.Context) error {
 }
 
 // tidyOutcomes deletes outcomes of forgotten snapshots and, after a time, of sessions that gave up by
-// themselves, but not those that a writer's next one names and nobody has forgotten. One by which a collection
+// themselves, but not those that a writer's next one names which stays, or may name as far as can be read. One by which a collection
 // gave a session up stays: were it gone, that session, should it come back to life, could commit. So does each
 // writer's newest, which the next one will name; and one whose session is still announced, which would then
 // look as if it ran.
 func (c *collector) tidyOutcomes(ctx context.Context) error {
-	all, err := c.r.allOutcomes(ctx)
+	all, _, err := c.r.allOutcomes(ctx)
 	if err != nil {
 		return err
 	}
@@ -231,10 +231,16 @@ func (c *collector) tidyOutcomes(ctx context.Context) error {
 	for _, name := range announced {
 		keep[outcomePrefix+strings.TrimPrefix(name, sessionPrefix)] = true
 	}
-	newest := map[crypto.WriterID]string{}
+	newest, unread := map[crypto.WriterID]string{}, map[crypto.WriterID]bool{}
 	for _, o := range all {
 		newest[o.Writer] = max(newest[o.Writer], o.Name)
-		if o.Previous != nil && !o.Forgotten {
+		unread[o.Writer] = unread[o.Writer] || o.Err != nil
+	}
+	goes := func(o Outcome) bool {
+		return o.Forgotten && o.Name != newest[o.Writer] && !slices.Contains(announced, sessionName(sessionPrefix, o.Writer, o.Session))
+	}
+	for _, o := range all {
+		if o.Previous != nil && !goes(o) {
 			keep[sessionName(outcomePrefix, o.Writer, o.Previous.Session)] = true
 		}
 	}
@@ -242,10 +248,10 @@ func (c *collector) tidyOutcomes(ctx context.Context) error {
 	for _, o := range all {
 		switch old := c.now.Sub(o.Modified) > c.r.ages.record; {
 		case o.Name == newest[o.Writer]:
-		case o.Forgotten && !slices.Contains(announced, sessionName(sessionPrefix, o.Writer, o.Session)):
+		case goes(o):
 			names = append(names, o.Objects...)
 			c.report.Records++
-		case o.Err == nil && o.Aborted && !o.Fenced && old && !keep[o.Name]:
+		case o.Err == nil && o.Aborted && !o.Fenced && old && !keep[o.Name] && !unread[o.Writer]:
 			names = append(names, o.Objects...)
 		}
 	}

@@ -278,3 +278,83 @@ func again(t *testing.T, b chunkstore.Backend) {
 	}
 	wantRepaired(t, b)
 }
+
+// What the store does not give for now, or only the beginning of, is not lost: neither a repair nor a check says so.
+func TestNothingSeemsLost(t *testing.T) {
+	b := mem.New(mem.Options{})
+	if _, err := chunkstore.Init(t.Context(), b, repairKey, crypto.SlotInfo{}, crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}, chunkstore.ChunkerParams{Min: 128 << 10, Bits: 17, Max: 256 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{"after": strings.Repeat("z", 600), "big": strings.Repeat("0123456789", 30<<10), "small": "s"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storeVolume(t, b, dir, 0)
+	shareRecords(t, b)
+	faults := []error{io.EOF, io.ErrUnexpectedEOF, storetest.ErrInjected}
+	if testing.Short() {
+		faults = faults[:1]
+	}
+	for _, fault := range faults {
+		failed := 0
+		for n := 1; ; n++ {
+			f := &storetest.Faulty{N: n, Err: fault}
+			store := chunkstore.Retry(f.Wrap(b), chunkstore.RetryOptions{MaxElapsed: -1})
+			repaired, err := repairAll(t.Context(), store, exporter.RepairOptions{DryRun: true})
+			for _, r := range repaired {
+				if len(r.Lost) > 0 {
+					t.Errorf("call %d: %v: lost: %v", n, fault, r.Lost)
+				}
+			}
+			if r, openErr := chunkstore.Open(t.Context(), store, repairKey, chunkstore.Options{}); err == nil && openErr == nil {
+				var report *chunkstore.CheckReport
+				if report, err = r.Check(t.Context(), chunkstore.CheckOptions{Walk: importer.Refs(r), Data: chunkstore.Everything}); err == nil {
+					for _, f := range report.Faults {
+						err = f.Err
+					}
+				}
+			} else if err == nil {
+				err = openErr
+			}
+			if err != nil && (!chunkstore.IsPassing(err) || chunkstore.IsLoss(err)) {
+				t.Errorf("call %d: %v: %v", n, fault, err)
+			}
+			if err != nil {
+				failed++
+			}
+			if !f.Fired() {
+				break
+			}
+		}
+		if failed < 20 {
+			t.Errorf("%v: only %d failed: were the faults seen?", fault, failed)
+		}
+	}
+}
+
+// shareRecords puts a snapshot in the place of the only one there is, with the same trees, which lie in packs that nothing else of it is in.
+func shareRecords(t *testing.T, b chunkstore.Backend) {
+	t.Helper()
+	r := openLossy(t.Context(), b)
+	cat, err := snapshot.ReadCatalog(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := cat.Load(t.Context(), cat.Snapshots[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Begin(t.Context(), chunkstore.BeginOptions{Host: "home"})
+	if err == nil {
+		old.System.Name = "other"
+		err = snapshot.Commit(t.Context(), s, &snapshot.Snapshot{Summary: snapshot.Summary{System: "other", Host: "home", Complete: true}, System: old.System})
+	}
+	if err == nil {
+		err = cat.Forget(t.Context(), "test", cat.Snapshots[:1])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
