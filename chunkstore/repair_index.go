@@ -35,6 +35,7 @@ type IndexRepair struct {
 	Damaged  []string // index objects that are damaged: replaced
 	Marks    []string // objects of marks that are damaged: deleted
 	Chunks   int      // listed anew
+	Archived []string // packs of which the table could not be read before they are thawed; the index lists them or not, as before
 	Problems []error  // what could not be mended: it stays as it is
 }
 
@@ -231,6 +232,9 @@ func (x *indexRepair) tables(ctx context.Context) error {
 				switch {
 				case errors.Is(err, ErrNotExist): // others have deleted it
 					return nil
+				case errors.Is(err, ErrArchived):
+					x.found.Archived = append(x.found.Archived, p.Name())
+					return nil
 				case isDamage(err), isUnknown(err): // it stays as it is
 					x.found.Problems = append(x.found.Problems, fmt.Errorf("pack %s: %w", p.Name(), err))
 					return nil
@@ -253,6 +257,7 @@ func (x *indexRepair) tables(ctx context.Context) error {
 		if err := g.Wait(); err != nil {
 			return err
 		}
+		slices.Sort(x.found.Archived)
 		if len(chunks) >= segmentEntries {
 			if err := flush(); err != nil {
 				return err

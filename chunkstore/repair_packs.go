@@ -18,9 +18,10 @@ import (
 
 // PackRepair says what RepairPacks found and did.
 type PackRepair struct {
-	Read    PackCount     // packs of which every byte was read
-	Damaged []DamagedPack // by name
-	Stored  int64         // bytes of what was stored anew
+	Read     PackCount     // packs of which every byte was read
+	Damaged  []DamagedPack // by name
+	Archived []string      // packs that could not be read before they are thawed
+	Stored   int64         // bytes of what was stored anew
 }
 
 // DamagedPack is a pack that is not what was stored.
@@ -139,14 +140,17 @@ func (x *packRepair) read(ctx context.Context) error {
 	for _, p := range x.selected {
 		g.Go(func() error {
 			damage, err := x.examine(gctx, p.PackRef)
-			if errors.Is(err, ErrNotExist) {
-				return nil // a collection has deleted it
-			}
-			if err != nil {
-				return err
-			}
 			mu.Lock()
 			defer mu.Unlock()
+			switch {
+			case errors.Is(err, ErrNotExist): // a collection has deleted it
+				return nil
+			case errors.Is(err, ErrArchived):
+				x.found.Archived = append(x.found.Archived, p.Name())
+				return nil
+			case err != nil:
+				return err
+			}
 			if damage != nil {
 				x.damaged[p.ID] = &damagedPack{DamagedPack: DamagedPack{Name: p.Name(), Err: damage}, ref: p.PackRef}
 			}
@@ -155,7 +159,9 @@ func (x *packRepair) read(ctx context.Context) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	slices.Sort(x.found.Archived)
+	return err
 }
 
 // examine reads one pack whole and tells what is wrong with it.

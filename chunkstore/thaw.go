@@ -61,6 +61,33 @@ func (r *Repository) Thaw(ctx context.Context, refs iter.Seq2[Ref, error], o Tha
 	return len(wanted), r.thawAll(ctx, wanted, o)
 }
 
+// ThawPacks is Thaw of the packs whose ids begin with one of ids, or of all that lie in an archive where there are none: a
+// repair reads packs whole. ErrNoPack: no pack has such an id.
+func (r *Repository) ThawPacks(ctx context.Context, ids []string, o ThawOptions) (int, error) {
+	stored, err := r.listPacks(ctx)
+	if err != nil {
+		return 0, err
+	}
+	wanted, found := map[string]bool{}, map[string]bool{}
+	for id, p := range stored {
+		named := len(ids) == 0
+		for _, want := range ids {
+			if strings.HasPrefix(id.String(), want) {
+				named, found[want] = true, true
+			}
+		}
+		if named && p.archived {
+			wanted[p.Name()] = true
+		}
+	}
+	for _, want := range ids {
+		if !found[want] {
+			return 0, fmt.Errorf("thaw pack %s: %w", want, ErrNoPack)
+		}
+	}
+	return len(wanted), r.thawAll(ctx, wanted, o)
+}
+
 // archived lists the packs that lie in an archive.
 func (r *Repository) archived(ctx context.Context) (map[string]bool, error) {
 	names := map[string]bool{}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +43,44 @@ func (f *freezer) Thaw(_ context.Context, name string, _ chunkstore.ThawOptions)
 	defer f.mu.Unlock()
 	f.asked[name]++
 	return f.asked[name] >= 3, nil
+}
+
+// Repairs go on with the others where packs are archived, and name those; thawed, they are read like all.
+func TestRepairArchived(t *testing.T) {
+	f := &freezer{Store: mem.New(mem.Options{}), asked: map[string]int{}}
+	r := newRepository(t, f, chunkstore.Options{})
+	for seed := range uint64(2) {
+		if _, err := backup(t.Context(), r, noise(120+seed, 3<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cold := namesUnder(t, f, "p/")
+	f.asked[cold[0]] = 3 // is there
+	flip(t, f.Store, cold[0], 20)
+	for _, name := range namesUnder(t, f, "i/") {
+		replace(t, f.Store, name, nil)
+	}
+	warm := repairIndex(t, f, chunkstore.RepairOptions{})
+	packs := repairPacks(t, f, chunkstore.RepairOptions{DryRun: true})
+	if !slices.Equal(warm.Archived, cold[1:]) || !slices.Equal(packs.Archived, cold[1:]) || len(packs.Damaged) != 1 || warm.Added == 0 {
+		t.Errorf("archived: %v and %v, want %v; %+v", warm.Archived, packs.Archived, cold[1:], packs.Damaged)
+	}
+	id := path.Base(cold[1])
+	if n, err := r.ThawPacks(t.Context(), []string{id[:8]}, chunkstore.ThawOptions{Poll: time.Millisecond}); err != nil || n != 1 || f.asked[cold[1]] < 3 {
+		t.Errorf("one: %d, %v", n, err)
+	}
+	if _, err := r.ThawPacks(t.Context(), []string{"none"}, chunkstore.ThawOptions{}); !errors.Is(err, chunkstore.ErrNoPack) {
+		t.Errorf("a pack that is not there: %v", err)
+	}
+	if n, err := r.ThawPacks(t.Context(), nil, chunkstore.ThawOptions{Poll: time.Millisecond}); err != nil || n != len(cold) {
+		t.Errorf("all: %d, %v", n, err)
+	}
+	if found := repairIndex(t, f, chunkstore.RepairOptions{}); found.Added != len(cold)-1 || len(found.Archived) > 0 {
+		t.Errorf("thawed: %+v", found)
+	}
+	if found := repairPacks(t, f, chunkstore.RepairOptions{}); len(found.Archived) > 0 || len(found.Damaged) != 1 || found.Read.Packs < len(cold) {
+		t.Errorf("thawed: %+v", found)
+	}
 }
 
 // What a snapshot needs is asked for at once, and nothing else; then it can be read. Before, that it is archived is

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -47,7 +48,8 @@ be of a newer version there: anybody who can write to the bucket can put that.
 stores the chunks that can still be read of damaged ones in new packs, and sets the damaged ones aside
 under d/, until a prune has found everything that snapshots need elsewhere. One that is locked in the store
 stays where it is until a prune may delete it, and counts for nothing. What could not be read is
-missing from then on. Exits with 4 if something was lost.
+missing from then on. Exits with 4 if something was lost, and with 1 if packs could not be read because they
+lie in an archive of the store: these are named, and hakobune thaw --pack brings them back.
 
    hakobune repair packs -n
    hakobune repair packs 0a1b2c3d
@@ -82,6 +84,9 @@ func (p *program) repairOptions(c *cli.Context, pr progress) chunkstore.RepairOp
 	}
 }
 
+// shortPackID is how many digits of a pack's id must be given at least.
+const shortPackID = 8
+
 type repairIndexLine struct {
 	Type     string   `json:"message_type"`
 	DryRun   bool     `json:"dry_run"`
@@ -91,6 +96,7 @@ type repairIndexLine struct {
 	Missing  []string `json:"missing_packs,omitempty"`
 	Damaged  []string `json:"damaged_index_objects,omitempty"`
 	Marks    []string `json:"deleted_marks,omitempty"`
+	Archived []string `json:"archived_packs,omitempty"`
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -110,11 +116,9 @@ func (p *program) repairIndex(c *cli.Context) error {
 	}
 	line := repairIndexLine{
 		Type: "summary", DryRun: c.Bool("dry-run"), Packs: found.Packs, Read: found.Read, Added: found.Added,
-		Missing: found.Missing, Damaged: found.Damaged, Marks: found.Marks, Problems: texts(found.Problems),
+		Missing: found.Missing, Damaged: found.Damaged, Marks: found.Marks, Archived: found.Archived, Problems: texts(found.Problems),
 	}
-	if len(line.Problems)+len(line.Missing) > 0 {
-		p.exit = exitDamage
-	}
+	p.exitFor(len(line.Problems)+len(line.Missing) > 0, line.Archived)
 	return p.result(c, line, func() { p.showRepairIndex(line) })
 }
 
@@ -134,6 +138,7 @@ func (p *program) showRepairIndex(l repairIndexLine) {
 	for _, problem := range l.Problems {
 		say("PROBLEM: %s", problem)
 	}
+	p.showArchived(l.Archived)
 	say("%d packs are stored; %d were not listed, %d tables read", l.Packs, l.Added, l.Read)
 	say("%d index objects could not be read, %d marks; %d packs are missing", len(l.Damaged), len(l.Marks), len(l.Missing))
 	if l.DryRun {
@@ -152,17 +157,18 @@ type damagedPackLine struct {
 }
 
 type repairPacksLine struct {
-	Type    string               `json:"message_type"`
-	DryRun  bool                 `json:"dry_run"`
-	Read    chunkstore.PackCount `json:"read"`
-	Damaged []damagedPackLine    `json:"damaged,omitempty"`
-	Stored  int64                `json:"stored_bytes"`
-	Lost    int                  `json:"lost_chunks"`
+	Type     string               `json:"message_type"`
+	DryRun   bool                 `json:"dry_run"`
+	Read     chunkstore.PackCount `json:"read"`
+	Damaged  []damagedPackLine    `json:"damaged,omitempty"`
+	Archived []string             `json:"archived_packs,omitempty"`
+	Stored   int64                `json:"stored_bytes"`
+	Lost     int                  `json:"lost_chunks"`
 }
 
 func (p *program) repairPacks(c *cli.Context) error {
 	for _, id := range c.Args().Slice() {
-		if len(id) < 8 {
+		if len(id) < shortPackID {
 			return usage("%q is too short for the id of a pack", id).hint("hakobune check tells the names of damaged packs")
 		}
 	}
@@ -176,15 +182,41 @@ func (p *program) repairPacks(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	line := repairPacksLine{Type: "summary", DryRun: c.Bool("dry-run"), Read: found.Read, Stored: found.Stored}
+	line := repairPacksLine{Type: "summary", DryRun: c.Bool("dry-run"), Read: found.Read, Stored: found.Stored, Archived: found.Archived}
 	for _, d := range found.Damaged {
 		line.Damaged = append(line.Damaged, damagedPackLine{d.Name, d.Err.Error(), d.Saved, d.Copied, d.Lost, d.Bytes, d.Locked})
 		line.Lost += d.Lost
 	}
-	if line.Lost > 0 {
-		p.exit = exitDamage
-	}
+	p.exitFor(line.Lost > 0, line.Archived)
 	return p.result(c, line, func() { p.showRepairPacks(line) })
+}
+
+// exitFor sets the exit code of a repair that found damage which stays, or could not look at everything.
+func (p *program) exitFor(damage bool, archived []string) {
+	switch {
+	case damage:
+		p.exit = exitDamage
+	case len(archived) > 0:
+		p.exit = exitFailed
+	}
+}
+
+// showArchived names the packs that could not be read before they are thawed, and says how that is done.
+func (p *program) showArchived(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	command := "hakobune thaw --pack all"
+	if len(names) <= 8 {
+		command = "hakobune thaw"
+		for _, name := range names {
+			command += " --pack " + path.Base(name)[:12]
+		}
+	}
+	for _, name := range names {
+		fmt.Fprintf(p.out, "ARCHIVED: pack %s was not read\n", name)
+	}
+	fmt.Fprintf(p.out, "%d packs are archived: bring them back with %s, then run this again\n", len(names), command)
 }
 
 func (p *program) showRepairPacks(l repairPacksLine) {
@@ -202,6 +234,7 @@ func (p *program) showRepairPacks(l repairPacksLine) {
 			say("  it is locked, and stays where it is for now")
 		}
 	}
+	p.showArchived(l.Archived)
 	say("read %s; %d damaged", packs(l.Read), len(l.Damaged))
 	switch {
 	case l.DryRun:
