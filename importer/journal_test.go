@@ -21,18 +21,23 @@ import (
 
 var errKilled = errors.New("killed")
 
-// killedAt restores until the n-th call of the engine: this and all later ones fail, nothing is undone, and the journal stays.
-// It reports whether there were so many calls.
-func killedAt(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot, f *fakeEngine, o importer.Options, n int) (reached bool) {
+// killedAt restores until the n-th call of the engine that begins with the text: this one and all that come later fail,
+// nothing is undone, and the journal stays. It reports whether there were so many calls.
+func killedAt(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot, f *fakeEngine, o importer.Options, n int, text string) (reached bool) {
 	t.Helper()
 	calls := 0
 	kept := filepath.Join(t.TempDir(), "journal")
 	at := ""
-	f.fault = func(string) error {
-		if calls++; calls < n {
+	f.fault = func(call string) error {
+		if calls < n && strings.HasPrefix(call, text) {
+			if calls++; calls == n {
+				reached = true
+			}
+		}
+		if !reached {
 			return nil
 		}
-		if calls == n {
+		if at == "" {
 			if all, _ := filepath.Glob(filepath.Join(o.StateDir, "restores", "*")); len(all) > 0 {
 				at = all[0]
 				ok(t, os.Link(at, kept)) // what other goroutines do yet is in it too
@@ -43,14 +48,13 @@ func killedAt(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot
 	o.Keep = true
 	_, err := importer.Restore(t.Context(), repo, snap, f, o)
 	f.fault = nil
-	if calls < n {
+	if !reached {
 		ok(t, err)
-		return false
 	}
 	if at != "" {
 		ok(t, os.Rename(kept, at))
 	}
-	return true
+	return reached
 }
 
 var numbered = regexp.MustCompile(`(container|network)-\d+`)
@@ -65,7 +69,7 @@ func TestKilled(t *testing.T) {
 		ok(t, os.Mkdir(filepath.Dir(conf), 0o755))
 		f := newFake(t)
 		o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
-		reached := killedAt(t, repo, snap, f, o, n)
+		reached := killedAt(t, repo, snap, f, o, n, "")
 		r, err := importer.Restore(t.Context(), repo, snap, f, o)
 		if !reached {
 			if err == nil {
@@ -93,32 +97,12 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// callOf returns the number of the first call that begins with the text.
-func callOf(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot, conf, text string) int {
-	t.Helper()
-	f, n, calls := newFake(t), 0, 0
-	f.fault = func(call string) error {
-		if calls++; n == 0 && strings.HasPrefix(call, text) {
-			n = calls
-		}
-		return nil
-	}
-	_, err := importer.Restore(t.Context(), repo, snap, f, importer.Options{Settle: quick.Settle, StateDir: t.TempDir()})
-	ok(t, err)
-	ok(t, os.RemoveAll(conf))
-	if n == 0 {
-		t.Fatalf("no call %s", text)
-	}
-	return n
-}
-
 // What somebody else made meanwhile under the names of a killed restore is not touched.
 func TestKilledSpares(t *testing.T) {
-	repo, snap, conf := smallShop(t)
-	n := callOf(t, repo, snap, conf, "create container")
+	repo, snap, _ := smallShop(t)
 	f := newFake(t)
 	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
-	if !killedAt(t, repo, snap, f, o, n) {
+	if !killedAt(t, repo, snap, f, o, 1, "create container") {
 		t.Fatal("not killed")
 	}
 	ok(t, f.RemoveVolume(t.Context(), "shop_data"))
@@ -142,11 +126,10 @@ func TestKilledSpares(t *testing.T) {
 
 // Once containers run nothing is taken back: somebody may use them. Only the same restore goes on.
 func TestKilledRunning(t *testing.T) {
-	repo, snap, conf := smallShop(t)
-	n := callOf(t, repo, snap, conf, "start ") + 1
+	repo, snap, _ := smallShop(t)
 	f := newFake(t)
 	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
-	if !killedAt(t, repo, snap, f, o, n) {
+	if !killedAt(t, repo, snap, f, o, 2, "start ") {
 		t.Fatal("not killed")
 	}
 	before := f.state(t)
@@ -245,10 +228,9 @@ func TestKilledMadeAnew(t *testing.T) {
 // What a killed restore has filled, and somebody runs a container on by now, is that one's.
 func TestKilledInUse(t *testing.T) {
 	repo, snap, conf := smallShop(t)
-	n := callOf(t, repo, snap, conf, "create container")
 	f := newFake(t)
 	o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
-	if !killedAt(t, repo, snap, f, o, n) {
+	if !killedAt(t, repo, snap, f, o, 1, "create container") {
 		t.Fatal("not killed")
 	}
 	f.containers["mine"] = &fakeContainer{Name: "mine", State: "exited", Inspect: "{}", Mounts: []snapshot.Mount{
@@ -303,10 +285,9 @@ func TestKilledWritten(t *testing.T) {
 		}, "container shop-db-1: somebody has started it"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			n := callOf(t, repo, snap, conf, tt.at)
 			f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
 			t.Cleanup(func() { ok(t, os.RemoveAll(conf)) })
-			if !killedAt(t, repo, snap, f, o, n) {
+			if !killedAt(t, repo, snap, f, o, 1, tt.at) {
 				t.Fatal("not killed")
 			}
 			tt.change(t, f)
@@ -327,9 +308,9 @@ func TestKilledWritten(t *testing.T) {
 
 // What is a person's now is told once, and stands in the way of the same restore like anything else of his.
 func TestKilledWrittenClashes(t *testing.T) {
-	repo, snap, conf := smallShop(t)
+	repo, snap, _ := smallShop(t)
 	f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
-	if !killedAt(t, repo, snap, f, o, callOf(t, repo, snap, conf, "create container")) {
+	if !killedAt(t, repo, snap, f, o, 1, "create container") {
 		t.Fatal("not killed")
 	}
 	mine := filepath.Join(f.root, "shop_data", "mine")
@@ -392,24 +373,21 @@ func TestKilledUnheard(t *testing.T) {
 		for _, mine := range []bool{false, true} {
 			t.Run(fmt.Sprint(kind, mine), func(t *testing.T) {
 				f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}
+				kept, at := filepath.Join(t.TempDir(), "journal"), ""
 				die := func() error {
 					f.mu.Lock()
 					defer f.mu.Unlock()
-					f.fault = func(string) error { return errKilled }
-					return errKilled
-				}
-				killed := o
-				killed.Keep = true
-				kept := filepath.Join(t.TempDir(), "journal")
-				at := ""
-				_, err := importer.Restore(t.Context(), repo, snap, &unheard{f, kind, func() error {
 					if at == "" {
 						all, _ := filepath.Glob(filepath.Join(o.StateDir, "restores", "*"))
 						at = all[0]
 						ok(t, os.Link(at, kept))
 					}
-					return die()
-				}}, killed)
+					f.fault = func(string) error { return errKilled }
+					return errKilled
+				}
+				killed := o
+				killed.Keep = true
+				_, err := importer.Restore(t.Context(), repo, snap, &unheard{f, kind, die}, killed)
 				if !errors.Is(err, errKilled) {
 					t.Fatal(err)
 				}
