@@ -77,7 +77,7 @@ func AddUploaded(r *Repository, entries []IndexEntry) {
 				own = append(own, c.packEntry)
 			}
 		}
-		r.index.add(p, own)
+		r.index.add(SessionID{}, p, own)
 	}
 }
 

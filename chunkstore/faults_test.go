@@ -3,7 +3,10 @@ package chunkstore_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -144,4 +147,55 @@ func TestCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	afterwards(t, base, before, nil, false)
+}
+
+// Two sessions of one process save the same, and the first ends without having listed what it uploaded: the snapshot of the
+// second does not rely on that.
+func TestUnlistedIsNotReliedOn(t *testing.T) {
+	content := noise(31, 300_000)
+	b := mem.New(mem.Options{})
+	uploaded, gone := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	r := newRepository(t, storetest.Intercept(b, func(_ context.Context, c storetest.Call, next func() error) (err error) {
+		if c.Op != storetest.Put || !strings.HasPrefix(c.Name, "i/") {
+			return next()
+		}
+		dies := false
+		first.Do(func() { dies = true })
+		if !dies {
+			return next()
+		}
+		close(uploaded)
+		<-gone
+		return storetest.ErrInjected
+	}), chunkstore.Options{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := backup(t.Context(), r, content)
+		ended <- err
+	}()
+	<-uploaded
+	_, err := backup(t.Context(), r, content)
+	close(gone)
+	if err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, storetest.ErrInjected) {
+		t.Errorf("the first backup: %v", err)
+	}
+	// Nor does that of a third, when the first has ended.
+	if _, err := backup(t.Context(), r, slices.Concat(content, content)); err != nil {
+		t.Error(err)
+	}
+	again := reopen(t, b, chunkstore.Options{})
+	all, err := again.Outcomes(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%d snapshots, %v", len(all), err)
+	}
+	for _, o := range all {
+		if got := restore(t, again, o); !bytes.HasPrefix(got, content) {
+			t.Errorf("snapshot %v comes back otherwise", o.Session)
+		}
+	}
+	wantClean(t, again)
 }

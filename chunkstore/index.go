@@ -56,10 +56,14 @@ type index struct {
 	mu    sync.RWMutex    // of the fields below, and of every change of loaded
 	fresh map[ID]location // chunks uploaded by this process that loaded does not list yet
 	own   map[PackID]ID   // the packs of fresh, each with one of its chunks
+
+	// unlisted are packs of fresh that no index object lists yet, with the session that will. It may fail to: nobody else
+	// relies on them.
+	unlisted map[PackID]SessionID
 }
 
 func newIndex() *index {
-	x := &index{fresh: map[ID]location{}, own: map[PackID]ID{}}
+	x := &index{fresh: map[ID]location{}, own: map[PackID]ID{}, unlisted: map[PackID]SessionID{}}
 	x.loaded.Store(newListing(emptyBase(), nil, nil, nil))
 	return x
 }
@@ -86,6 +90,18 @@ func (x *index) usable(id ID) (location, bool, error) {
 	return l, s == usable, err
 }
 
+// usableBy is usable for a session: what another one has uploaded counts as absent until an index object lists it.
+func (x *index) usableBy(by SessionID, id ID) (location, bool, error) {
+	l, ok, err := x.usable(id)
+	if !ok || err != nil {
+		return l, ok, err
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	of, unlisted := x.unlisted[l.pack.ID]
+	return l, !unlisted || of == by, nil
+}
+
 func (x *index) find(id ID) (location, standing, error) {
 	for {
 		loaded := x.loaded.Load()
@@ -107,13 +123,23 @@ func (x *index) find(id ID) (location, standing, error) {
 	}
 }
 
-// add makes the chunks of one uploaded pack known.
-func (x *index) add(p *indexedPack, entries []packEntry) {
+// add makes the chunks of one pack known that a session has uploaded, and will list.
+func (x *index) add(by SessionID, p *indexedPack, entries []packEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.unlisted[p.ID] = by
 	for _, e := range entries {
 		x.fresh[e.id] = location{e, p}
 		x.own[p.ID] = e.id
+	}
+}
+
+// listed says that an index object lists packs now.
+func (x *index) listed(packs []*indexedPack) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, p := range packs {
+		delete(x.unlisted, p.ID)
 	}
 }
 
@@ -131,6 +157,7 @@ func (x *index) replace(l *listing) {
 	}
 	for id := range listed {
 		delete(x.own, id)
+		delete(x.unlisted, id)
 	}
 }
 

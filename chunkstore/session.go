@@ -206,7 +206,7 @@ func (s *Session) claim(id ID) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, stored, err := s.repo.index.usable(id); stored || s.pending[id] || err != nil {
+	if _, stored, err := s.repo.index.usableBy(s.id, id); stored || s.pending[id] || err != nil {
 		return true, err // it came since Keep looked, or is coming
 	}
 	s.pending[id] = true
@@ -216,7 +216,7 @@ func (s *Session) claim(id ID) (bool, error) {
 // usable looks a chunk up. An index that cannot be read fails the session: to take all chunks for
 // absent would store everything again.
 func (s *Session) usable(id ID) (location, bool) {
-	l, ok, err := s.repo.index.usable(id)
+	l, ok, err := s.repo.index.usableBy(s.id, id)
 	if err != nil {
 		s.fail(err)
 	}
@@ -267,9 +267,9 @@ func (s *Session) Stats() SessionStats {
 }
 
 // uploaded takes note of a pack that is durable now: its chunks can be found by everybody after
-// the next delta, and by this process at once.
+// the next delta, and by this process at once, though only this session may rely on them before.
 func (s *Session) uploaded(p *indexedPack, entries []packEntry) {
-	s.repo.index.add(p, entries)
+	s.repo.index.add(s.id, p, entries)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.own[p.ID] = true
@@ -296,8 +296,12 @@ func (s *Session) writeDelta(ctx context.Context) error {
 	}
 	name := fmt.Sprintf("%s-%d", s.name(deltaPrefix), n)
 	if err := s.put(ctx, crypto.TypeDelta, name, marshalIndex(packs, chunks)); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.packs, s.chunks = append(packs, s.packs...), append(chunks, s.chunks...) // for the next attempt, if there is one
 		return fmt.Errorf("store the index: %w", err)
 	}
+	s.repo.index.listed(packs)
 	return nil
 }
 
