@@ -27,7 +27,13 @@ const (
 func (x *export) copy(ctx context.Context) (err error) {
 	before, holding := x.plan.hooksOf(Before), len(x.plan.Holds) > 0
 	var begun map[string]bool
-	defer func() { err = errors.Join(err, x.after(ctx, begun)) }()
+	defer func() {
+		if x.stay && x.held != nil {
+			x.begun = begun
+			return // whoever lets the containers go sees to it
+		}
+		err = errors.Join(err, x.after(ctx, begun))
+	}()
 	hooks := func() error {
 		var err error
 		begun, err = runHooks(ctx, x.engine, before, x.o, false)
@@ -98,7 +104,7 @@ func (x *export) copyHeld(ctx context.Context) error {
 	x.notify("pause", "system "+sys.Name)
 	h, err := q.hold(ctx, x.plan.Holds)
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || x.stay {
 			return err
 		}
 		// A copy of a running system is worth more than none.
@@ -110,11 +116,18 @@ func (x *export) copyHeld(ctx context.Context) error {
 		}
 		return x.readCaught(ctx)
 	}
-	defer h.release() // when something panics; else it is the second call, which does nothing
+	if x.stay {
+		x.held = h
+	} else {
+		defer h.release() // when something panics; else it is the second call, which does nothing
+	}
 	x.snap.Time = time.Now()
 	sys.Quiesce.Mode, sys.Quiesce.At = x.plan.Mode, x.snap.Time
 	sys.Quiesce.Passes++
 	err = x.lastPass(ctx)
+	if x.stay {
+		return x.stayHeld(ctx, err)
+	}
 	if err = joinRelease(err, h.release()); err != nil {
 		return err
 	}
@@ -123,6 +136,20 @@ func (x *export) copyHeld(ctx context.Context) error {
 	sys.Notes = append(sys.Notes, notes...)
 	if expired {
 		x.problem("system "+sys.Name, "the copy took longer than the %v in which containers may stand still: they were let go before its end, so it is not of one moment", q.within)
+	}
+	return x.readCaught(ctx)
+}
+
+// stayHeld ends the copy of containers that stay stopped. That they were not is an error: what they wrote since would
+// be lost.
+func (x *export) stayHeld(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	notes, expired := x.held.outcome()
+	x.snap.System.Notes = append(x.snap.System.Notes, notes...)
+	if expired || time.Since(x.held.began) > x.held.within {
+		return fmt.Errorf("the containers were to be stopped for %v at most: %w", x.held.within, errTimeUp)
 	}
 	return x.readCaught(ctx)
 }

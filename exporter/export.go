@@ -43,11 +43,15 @@ type Reader interface {
 // The containers go on whatever happens, see the package documentation.
 func Export(ctx context.Context, repo *chunkstore.Repository, engine Engine, sys snapshot.System, o Options) (*snapshot.Snapshot, error) {
 	x := &export{repo: repo, engine: engine, began: time.Now()}
+	return x.export(ctx, sys, o)
+}
+
+func (x *export) export(ctx context.Context, sys snapshot.System, o Options) (*snapshot.Snapshot, error) {
 	if err := x.prepare(ctx, sys, o); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", sys.Name, err)
 	}
 	var err error
-	x.session, err = repo.Begin(ctx, chunkstore.BeginOptions{Host: x.host(), Program: o.Program})
+	x.session, err = x.repo.Begin(ctx, chunkstore.BeginOptions{Host: x.host(), Program: o.Program})
 	if err != nil {
 		return nil, fmt.Errorf("back up %s: %w", sys.Name, err)
 	}
@@ -80,6 +84,10 @@ type export struct {
 	sources []*source
 	helpers []*helper
 	read    atomic.Int64 // bytes of content read
+
+	stay  bool            // the containers stay stopped when all is well
+	held  *holding        // what stays so
+	begun map[string]bool // containers whose commands behind the copy are then still to be run
 }
 
 // prepare plans, and lets go what a crash left standing.
@@ -102,6 +110,9 @@ func (x *export) prepare(ctx context.Context, sys snapshot.System, o Options) er
 		}
 	}
 	x.plan, err = MakePlan(ctx, x.engine, sys, x.o)
+	if err == nil && x.stay {
+		err = x.plan.holdsAll()
+	}
 	return err
 }
 

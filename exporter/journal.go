@@ -69,12 +69,8 @@ func tryJournal(ctx context.Context, engine Releaser, dir, key string, list []Ho
 	if err != nil {
 		return nil, false, err
 	}
-	for _, o := range found.inUse {
-		if slices.ContainsFunc(o.Holds, func(h Hold) bool {
-			return slices.ContainsFunc(list, func(own Hold) bool { return own.ID == h.ID })
-		}) {
-			return nil, true, nil
-		}
+	if found.holds(list) {
+		return nil, true, nil
 	}
 	j, err = writeJournal(d, journalRecord{Engine: key, Holds: list})
 	return j, false, err
@@ -205,6 +201,15 @@ func recoverDir(ctx context.Context, engine Releaser, dir, key string) (found re
 		}
 	}
 	return found, nil
+}
+
+// holds reports whether somebody holds any of the containers.
+func (r *recovery) holds(list []Hold) bool {
+	return slices.ContainsFunc(r.inUse, func(o journalRecord) bool {
+		return slices.ContainsFunc(o.Holds, func(h Hold) bool {
+			return slices.ContainsFunc(list, func(own Hold) bool { return own.ID == h.ID })
+		})
+	})
 }
 
 // letGo returns an error if the engine does not answer.

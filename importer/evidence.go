@@ -52,6 +52,8 @@ type FailoverRecord struct {
 	Started time.Time     `json:"started,omitzero"` // where the record does not say: when it was stored
 	RTO     time.Duration `json:"rto,omitempty"`
 	RPO     time.Duration `json:"rpo,omitempty"`
+	// Downtime is how long the system was down where the failback stopped it itself.
+	Downtime time.Duration `json:"downtime,omitempty"`
 }
 
 // siteName is the name of a site, which records have alone or with the site's id.

@@ -20,7 +20,7 @@ func newPair(t testing.TB, m machine, name string) {
 		{"db", `[ -e /data/orders ] || echo "order 1" >/data/orders; while :; do sleep 1; done`},
 		{"web", `mkdir -p /own; echo web >/own/config; while :; do sleep 1; done`},
 	} {
-		m.docker(t, "run", "-d", "--name", name+"-"+c.service, "--stop-signal", "SIGKILL", "--label", "io.github.hakobune-dr.system="+name,
+		m.docker(t, "run", "-d", "--name", name+"-"+c.service, "--stop-signal", "SIGKILL", "--stop-timeout", "1", "--label", "io.github.hakobune-dr.system="+name,
 			"-v", name+"-data:/data", image, "sh", "-c", c.script)
 	}
 	for range 100 {

@@ -54,7 +54,7 @@ var house = map[string][]string{
 		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
-	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/importer$"},
+	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},
 	"importer/mount": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
 		"github.com/hanwen/go-fuse/v2", "golang.org/x/sync", "golang.org/x/sys/unix",

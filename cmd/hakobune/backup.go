@@ -95,7 +95,7 @@ func (p *program) backup(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if opts.Guard, err = p.startGuard(c); err != nil {
+	if opts.Guard, err = p.startGuard(given(c, "host").String("host")); err != nil {
 		return err
 	}
 	defer opts.Guard.Close()
@@ -175,15 +175,15 @@ func (p *program) recover(c *cli.Context, engine *docker.Engine) error {
 }
 
 // startGuard starts this program once more, to let containers go if this process is killed. It gets
-// what it needs to reach the engine, and nothing of the repository.
-func (p *program) startGuard(c *cli.Context) (*exporter.Guard, error) {
+// what it needs to reach the engine at host, or without one that of the environment, and nothing of the repository.
+func (p *program) startGuard(host string) (*exporter.Guard, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
 	argv := []string{self, guardName}
-	if h := given(c, "host").String("host"); h != "" {
-		argv = append(argv, "--host", h)
+	if host != "" {
+		argv = append(argv, "--host", host)
 	}
 	var env []string
 	for _, name := range []string{
@@ -204,11 +204,10 @@ func (p *program) exportOptions(c *cli.Context) (exporter.Options, error) {
 		StateDir: p.stateDir(), IgnoreHookErrors: c.Bool("ignore-hook-errors"), Exclude: c.StringSlice("exclude"),
 		Include: c.StringSlice("include"), Rescan: c.Bool("rescan"), Logger: p.logger(c),
 	}
-	n, err := humanize.ParseBytes(c.String("max-bind"))
-	if err != nil || n > 1<<62 {
-		return o, usage("--max-bind %q is not a size", c.String("max-bind"))
+	var err error
+	if o.MaxBind, err = maxBind(c); err != nil {
+		return o, err
 	}
-	o.MaxBind = int64(n)
 	switch o.Mode {
 	case snapshot.Pause, snapshot.Stop, snapshot.None:
 	default:
@@ -222,6 +221,15 @@ func (p *program) exportOptions(c *cli.Context) (exporter.Options, error) {
 	}
 	o.Own, err = p.ownPaths(c)
 	return o, err
+}
+
+// maxBind reads the size above which a bind mount is not read.
+func maxBind(c *cli.Context) (int64, error) {
+	n, err := humanize.ParseBytes(c.String("max-bind"))
+	if err != nil || n > 1<<62 {
+		return 0, usage("--max-bind %q is not a size", c.String("max-bind"))
+	}
+	return int64(n), nil
 }
 
 // hooks reads CONTAINER=COMMAND flags; the command is a line for the container's shell.

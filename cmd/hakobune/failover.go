@@ -93,9 +93,18 @@ func (p *program) move(c *cli.Context, why string) error {
 	}
 	if opts.Why = why; why == snapshot.WhyFailback {
 		opts.Restore = homewards(opts.Restore)
-		if err := failover.ReadyForFailback(cat, snap.Summary, opts.Site); err != nil {
+		if err := failover.ReadyForFailback(cat, snap.Summary, opts.Site, c.String("stand-in") != ""); err != nil {
 			return err
 		}
+		standIn, closing, err := p.homeFrom(c, repo, cat, snap, selector, engine)
+		if err != nil {
+			return err
+		}
+		defer closing()
+		if standIn != nil {
+			opts.StandIn = standIn
+		}
+		opts.Incomplete, opts.Told = c.Bool("incomplete"), func(what string) { p.note(c, "%s", what) }
 	}
 	p.tellOwner(c, cat.Owner(snap.System.Name), opts.Site)
 	if c.Bool("dry-run") {

@@ -22,7 +22,7 @@ func evidence() *importer.Evidence {
 				{Started: at(9), Passed: true, RTO: 20 * time.Second, Probes: []importer.ProbeResult{{Probe: "exec:db:true", Passed: true}}},
 				{Started: at(8), Failure: "no\nway|out", RTO: 100 * time.Second},
 			},
-			Failovers: []importer.FailoverRecord{{Site: "cloud", Term: 2, Started: at(4)}},
+			Failovers: []importer.FailoverRecord{{Site: "cloud", Term: 2, Started: at(4), RTO: time.Hour, Downtime: 7 * time.Second}},
 		},
 	}}
 }
@@ -34,7 +34,7 @@ func TestReport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, want := range []string{"## never\n\nNothing proves yet", `alert("x")&lt;/script>\|b`, "| failed: no way\\|out |", "| 01234567 |", "cloud", "1 snapshots or records cannot be read"} {
+	for _, want := range []string{"## never\n\nNothing proves yet", `alert("x")&lt;/script>\|b`, "| failed: no way\\|out |", "| 01234567 |", "cloud", "| 7s |", "1 snapshots or records cannot be read"} {
 		if !strings.Contains(md.String(), want) {
 			t.Errorf("Markdown has no %q:\n%s", want, md.String())
 		}

@@ -32,9 +32,9 @@ Nothing proves yet that it can be restored: there was no drill.
 |---|---|---|---|---|---|---|
 {{range newest .Drills}}| {{time .Started}} | {{short .Snapshot}} | {{cell .Host}} | {{cell (verdict .)}} | {{measured .RTO}} | {{measured .Age}} | {{size .Bytes}} |
 {{end}}{{end}}{{if .Failovers}}
-| switched | by | to site | term | RTO | RPO |
-|---|---|---|---|---|---|
-{{range newest .Failovers}}| {{time .Started}} | {{.Kind}} | {{cell (print .Site)}} | {{.Term}} | {{measured .RTO}} | {{measured .RPO}} |
+| switched | by | to site | term | RTO | RPO | down |
+|---|---|---|---|---|---|---|
+{{range newest .Failovers}}| {{time .Started}} | {{.Kind}} | {{cell (print .Site)}} | {{.Term}} | {{measured .RTO}} | {{measured .RPO}} | {{measured .Downtime}} |
 {{end}}{{end}}{{if .Snapshots}}
 | snapshot | taken | on | size | |
 |---|---|---|---|---|
@@ -60,8 +60,8 @@ table { border-collapse: collapse; margin: 1em 0 } th, td { text-align: left; pa
 {{if .Drills}}<table><tr><th>Drill<th>Snapshot<th>On<th>Result<th>RTO<th>Snapshot's age<th>Restored<th>Probes</tr>
 {{range newest .Drills}}<tr><td>{{time .Started}}<td>{{short .Snapshot}}<td>{{.Host}}<td class="{{if .Passed}}good{{else}}bad{{end}}">{{verdict .}}<td>{{measured .RTO}}<td>{{measured .Age}}<td>{{size .Bytes}}<td>{{range .Probes}}{{.Probe}} {{if .Passed}}passed{{else}}failed{{end}}<br>{{end}}</tr>
 {{end}}</table>{{end}}
-{{if .Failovers}}<table><tr><th>Switched<th>By<th>To site<th>Term<th>RTO<th>RPO</tr>
-{{range newest .Failovers}}<tr><td>{{time .Started}}<td>{{.Kind}}<td>{{.Site}}<td>{{.Term}}<td>{{measured .RTO}}<td>{{measured .RPO}}</tr>
+{{if .Failovers}}<table><tr><th>Switched<th>By<th>To site<th>Term<th>RTO<th>RPO<th>Down</tr>
+{{range newest .Failovers}}<tr><td>{{time .Started}}<td>{{.Kind}}<td>{{.Site}}<td>{{.Term}}<td>{{measured .RTO}}<td>{{measured .RPO}}<td>{{measured .Downtime}}</tr>
 {{end}}</table>{{end}}
 {{if .Snapshots}}<table><tr><th>Snapshot<th>Taken<th>On<th>Size<th></tr>
 {{range newest .Snapshots}}<tr><td>{{short .ID}}<td>{{time .Time}}<td>{{.Host}}<td>{{size .Bytes}}<td class="bad">{{if not .Complete}}incomplete{{end}}</tr>

@@ -16,14 +16,17 @@ func (e *NotReadyError) Error() string { return e.why }
 func (e *NotReadyError) Hint() string { return e.hint }
 
 // ReadyForFailback reports whether a system may be brought home to site by the snapshot: another site has it and
-// has stored this snapshot itself since it got it, or a failback to site has begun already.
-func ReadyForFailback(cat *snapshot.Catalog, s snapshot.Summary, site snapshot.Site) error {
+// has stored this snapshot itself since it got it, or a failback to site has begun already. Where a StandIn makes the
+// last snapshot only the owner counts.
+func ReadyForFailback(cat *snapshot.Catalog, s snapshot.Summary, site snapshot.Site, standIn bool) error {
 	t := cat.Owner(s.System)
 	switch {
 	case t == nil || t.Site.Is(site) && t.Why != snapshot.WhyFailback:
 		return &NotReadyError{fmt.Sprintf("system %s belongs to no other site that it could come home from", s.System), "hakobune status tells whose each system is"}
 	case t.Site.Is(site):
 		return nil // goes on
+	case standIn:
+		return nil
 	case s.Stray || s.Term != t.Number:
 		return &NotReadyError{
 			fmt.Sprintf("snapshot %s of %s is from before site %s got the system: what was written there since would be left behind", s.ID[:8], s.System, t.Site.Name),

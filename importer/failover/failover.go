@@ -28,6 +28,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/exporter"
 	"github.com/hakobune-dr/hakobune/importer"
 )
 
@@ -55,6 +56,12 @@ type Options struct {
 	SorryPage SorryPage
 	// Planned, if not nil, is told the plan before anything is done.
 	Planned func(*importer.Plan)
+	// StandIn is where a system that comes home still runs: see StandIn. Nil: what is newest in the catalog counts.
+	StandIn StandIn
+	// Incomplete lets a last snapshot of the stand-in count that lacks something.
+	Incomplete bool
+	// Told, if not nil, is told what the StandIn is about to do.
+	Told func(what string)
 }
 
 // Kinds of the records that this package leaves in the repository, see chunkstore.Record.
@@ -77,6 +84,8 @@ type Record struct {
 	Fetched  int64         `json:"fetched"` // of content read from the repository
 	Staged   int64         `json:"staged"`  // of content that was held ready here
 	Local    int64         `json:"local"`   // of content that was taken from what the site had before
+	// Downtime is how long the system was down where a StandIn stopped it: from then until all gates were passed.
+	Downtime time.Duration `json:"downtime,omitempty"`
 }
 
 // Result says what a failover did.
@@ -99,6 +108,12 @@ type state struct {
 	Started  time.Time        `json:"started"`
 	Restored *importer.Result `json:"restored,omitempty"` // set: it is complete
 	Recorded bool             `json:"recorded,omitempty"`
+	// Stopped, of a failback: the stand-in is stopped, Snapshot is its last, and what comes after happens here.
+	Stopped *exporter.Stopped `json:"stopped,omitempty"`
+	From    snapshot.Site     `json:"from,omitzero"` // the stand-in's
+	// Fetched and Local are what was read by the stages before the restore.
+	Fetched int64 `json:"fetched,omitempty"`
+	Local   int64 `json:"local,omitempty"`
 }
 
 // run is one run of Run.
@@ -111,6 +126,8 @@ type run struct {
 	state  state
 	sorry  *sorry
 	res    *Result
+
+	planned bool // Options.Planned was called
 }
 
 // Run does it with a snapshot of the catalog. If another site gets the system the error is a *snapshot.OwnedError, if
@@ -134,8 +151,11 @@ func (f *run) run(ctx context.Context) error {
 			f.res.Notes = append(f.res.Notes, fmt.Sprintf("no page at port %d: %v", port, err))
 		})
 		defer f.sorry.close()
-		if err := f.bringUp(ctx); err != nil {
+		if err := f.fetchHome(ctx); err != nil {
 			return err
+		}
+		if err := f.bringUp(ctx); err != nil {
+			return f.goBack(ctx, err)
 		}
 		f.sorry.close() // also at ports that nobody publishes: no gate is passed by the page
 	}
@@ -149,6 +169,7 @@ func (f *run) run(ctx context.Context) error {
 	if err := f.record(ctx); err != nil {
 		return err
 	}
+	f.retireStandIn(ctx)
 	if err := f.runHooks(ctx); err != nil {
 		return err
 	}
@@ -167,7 +188,8 @@ func (f *run) begin(ctx context.Context) error {
 	f.res.Resumed = err == nil
 	t := f.cat.Owner(f.snap.System.Name)
 	owned := t != nil && t.Site.Is(f.o.Site)
-	if !owned || t.Number != f.state.Term || f.state.Restored != nil && !f.stands(ctx) {
+	begun := f.state.Stopped != nil && t != nil && !owned && t.Number+1 == f.state.Term // and not claimed yet
+	if (!owned || t.Number != f.state.Term) && !begun || f.state.Restored != nil && !f.stands(ctx) {
 		f.state, f.res.Resumed = state{}, false // the system was elsewhere since, or somebody has cleared up
 	}
 	if f.state.Term = 1; t != nil {
@@ -176,7 +198,7 @@ func (f *run) begin(ctx context.Context) error {
 	if owned {
 		f.state.Term = t.Number
 	}
-	if f.state.Restored == nil {
+	if f.state.Restored == nil && f.state.Stopped == nil {
 		f.state.Snapshot = f.snap.Summary.ID
 	}
 	if f.state.Started.IsZero() {
@@ -251,30 +273,36 @@ func (f *run) plan(ctx context.Context) error {
 		return err
 	}
 	plan, err := importer.NewPlan(f.snap, target, f.o.Restore)
-	if plan != nil && f.o.Planned != nil {
+	if plan != nil && f.o.Planned != nil && !f.planned {
+		f.planned = true
 		f.o.Planned(plan)
 	}
 	return err
 }
 
 func (f *run) claim(ctx context.Context) error {
-	t, err := f.cat.Claim(ctx, snapshot.Term{
-		System: f.snap.System.Name, Site: f.o.Site, Why: f.o.Why, Host: f.o.Host, Snapshot: f.state.Snapshot,
-	})
-	f.res.Term = t.Number
+	number, err := f.claimFor(ctx, f.o.Site, f.o.Why)
+	f.res.Term = number
 	return err
+}
+
+func (f *run) claimFor(ctx context.Context, site snapshot.Site, why string) (int, error) {
+	t, err := f.cat.Claim(ctx, snapshot.Term{
+		System: f.snap.System.Name, Site: site, Why: why, Host: f.o.Host, Snapshot: f.state.Snapshot,
+	})
+	return t.Number, err
 }
 
 // describe fills in what the restore tells.
 func (f *run) describe() {
 	r := f.state.Restored
 	f.res.Restore = r
-	f.res.Fetched, f.res.Staged, f.res.Local = r.Fetched, r.Staged, r.Local
+	f.res.Fetched, f.res.Staged, f.res.Local = f.state.Fetched+r.Fetched, r.Staged, f.state.Local+r.Local
 	f.res.System, f.res.Snapshot, f.res.Site, f.res.Host = f.snap.System.Name, f.state.Snapshot, f.o.Site, f.o.Host
 	f.res.Started = f.state.Started
 	for _, s := range f.cat.Snapshots {
 		if s.ID == f.state.Snapshot {
-			f.res.RPO = f.state.Started.Sub(s.Time)
+			f.res.RPO = max(0, f.state.Started.Sub(s.Time)) // a stand-in's last one is younger
 		}
 	}
 	for _, o := range r.Objects {
@@ -288,6 +316,9 @@ func (f *run) describe() {
 
 func (f *run) record(ctx context.Context) error {
 	f.res.RTO = time.Since(f.state.Started)
+	if f.state.Stopped != nil {
+		f.res.Downtime = time.Since(f.state.Stopped.Since)
+	}
 	if f.state.Recorded {
 		return nil
 	}

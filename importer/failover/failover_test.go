@@ -41,6 +41,9 @@ func begin(ctx context.Context, b chunkstore.Backend) (g begun, err error) {
 	if g.cat, err = snapshot.ReadCatalog(ctx, g.repo); err != nil {
 		return g, err
 	}
+	if len(g.cat.Snapshots) == 0 {
+		return g, errors.Join(append(g.cat.Damaged, errors.New("no snapshot"))...)
+	}
 	g.snap, err = g.cat.Load(ctx, g.cat.Snapshots[0])
 	return g, err
 }
@@ -375,11 +378,12 @@ func TestSorryPageTaken(t *testing.T) {
 func TestReadyForFailback(t *testing.T) {
 	home, cloud := snapshot.Site{Name: "home"}, snapshot.Site{Name: "cloud"}
 	store := protected(t)
+	standIn := false
 	ready := func(site snapshot.Site, want string) {
 		t.Helper()
 		g, err := begin(t.Context(), store)
 		ok(t, err)
-		err = failover.ReadyForFailback(g.cat, g.snap.Summary, site)
+		err = failover.ReadyForFailback(g.cat, g.snap.Summary, site, standIn)
 		var not *failover.NotReadyError
 		if want == "" && err != nil || want != "" && (!errors.As(err, &not) || not.Hint() == "" || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", site.Name, err, want)
@@ -395,6 +399,10 @@ func TestReadyForFailback(t *testing.T) {
 	ready(home, "belongs to no other site")
 	claim(cloud, snapshot.WhyFailover)
 	ready(home, "is from before site cloud got the system")
+	standIn = true
+	ready(home, "") // the last snapshot is still to be made
+	ready(cloud, "belongs to no other site")
+	standIn = false
 	ready(cloud, "belongs to no other site")
 	s, err := open(t, store).Begin(t.Context(), chunkstore.BeginOptions{Host: "cloud"})
 	ok(t, err)

@@ -245,8 +245,17 @@ func protectedAt(t testing.TB, port int) *mem.Store {
 	store := mem.New(mem.Options{})
 	_, err := chunkstore.Init(t.Context(), store, secret, crypto.SlotInfo{Label: "test"}, crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}, chunkstore.ChunkerParams{})
 	ok(t, err)
+	snap := shop(port)
+	s, err := open(t, store).Begin(t.Context(), chunkstore.BeginOptions{Host: "home"})
+	ok(t, err)
+	ok(t, snapshot.Commit(t.Context(), s, snap))
+	return store
+}
+
+// shop is a snapshot of a system that is reached at a port of its host.
+func shop(port int) *snapshot.Snapshot {
 	img := image()
-	snap := &snapshot.Snapshot{
+	return &snapshot.Snapshot{
 		Summary: snapshot.Summary{System: "shop", Host: "home", Time: time.Now().Add(-2 * time.Hour), Complete: true},
 		System: snapshot.System{
 			Name: "shop", Images: []snapshot.Image{img},
@@ -259,10 +268,6 @@ func protectedAt(t testing.TB, port int) *mem.Store {
 			Networks: []snapshot.Network{{Name: "shop_net", Driver: "bridge", Inspect: []byte(`{}`)}},
 		},
 	}
-	s, err := open(t, store).Begin(t.Context(), chunkstore.BeginOptions{Host: "home"})
-	ok(t, err)
-	ok(t, snapshot.Commit(t.Context(), s, snap))
-	return store
 }
 
 func open(t testing.TB, b chunkstore.Backend) *chunkstore.Repository {
@@ -280,3 +285,25 @@ func (f *fake) simple() error {
 func (f *fake) Load(context.Context, io.Reader) error     { return f.simple() }
 func (f *fake) Tag(context.Context, string, string) error { return f.simple() }
 func (f *fake) Untag(context.Context, string) error       { return f.simple() }
+
+func (f *fake) Leave(context.Context, string) (func(context.Context) error, error) {
+	return func(context.Context) error { return f.simple() }, f.simple()
+}
+
+func (f *fake) Rename(_ context.Context, id, name string) error {
+	err := f.call()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.containers[id].Name = name
+	}
+	return err
+}
+
+func (f *fake) Stop(_ context.Context, id string) error {
+	err := f.call()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.containers[id].State = "exited"
+	}
+	return err
+}
