@@ -18,7 +18,8 @@ func (p *program) checkCommand() *cli.Command {
 		Usage: "verify the repository: everything a restore would need is there and whole",
 		Description: `Reads all metadata from the store, not from the cache, and follows every snapshot down to the packs
 that it needs. With --read-data it reads every byte of them too. It reports every fault with the systems
-and snapshots that it touches, repairs nothing, and exits with 4 if there is one (with 1 if the store just did not answer).
+and snapshots that it touches, repairs nothing, and exits with 4 if there is one. What the store just did not
+give is no fault: it is told as unread, and the exit code is 1 if there are no faults beside.
 
    hakobune check
    hakobune check --read-data
@@ -41,6 +42,7 @@ type faultLine struct {
 	Type      string   `json:"message_type"`
 	Object    string   `json:"object,omitempty"`
 	Error     string   `json:"error"`
+	Unread    bool     `json:"unread,omitempty"` // no fault: the store did not give it for now
 	Systems   []string `json:"systems,omitempty"`
 	Snapshots []string `json:"snapshots,omitempty"`
 }
@@ -48,6 +50,7 @@ type faultLine struct {
 type checkLine struct {
 	Type      string `json:"message_type"`
 	Faults    int    `json:"faults"`
+	Unread    int    `json:"unread"` // what the store did not give for now, beside the faults
 	Snapshots int    `json:"snapshots"`
 	Packs     int    `json:"packs"`
 	Unindexed int    `json:"unindexed_packs"`
@@ -90,21 +93,30 @@ func (p *program) check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var unread error
+	faults := 0
 	for _, f := range report.Faults {
-		errs = append(errs, f.Err)
-		p.showFault(c, faultOf(f))
+		line := faultOf(f)
+		if line.Unread {
+			unread = f.Err
+		} else {
+			faults++
+			p.exit = exitDamage
+		}
+		p.showFault(c, line)
 	}
-	p.wentWithout(errs)
 	line := checkLine{
-		"summary", len(report.Faults), report.Snapshots, report.Packs, report.Unindexed, report.Chunks, report.Bytes,
+		"summary", faults, len(report.Faults) - faults, report.Snapshots, report.Packs, report.Unindexed, report.Chunks, report.Bytes,
 		report.ReadPacks, report.ReadBytes, report.Locks, report.Archived,
 	}
-	return p.result(c, line, func() { p.showCheck(line) })
+	if err := p.result(c, line, func() { p.showCheck(line) }); err != nil || unread == nil || faults > 0 {
+		return err
+	}
+	return fmt.Errorf("%d times the store did not give what was to be verified: %w", line.Unread, unread)
 }
 
 func faultOf(f chunkstore.Fault) faultLine {
-	line := faultLine{Type: "error", Object: f.Object, Error: f.Err.Error()}
+	line := faultLine{Type: "error", Object: f.Object, Error: f.Err.Error(), Unread: chunkstore.IsPassing(f.Err)}
 	seen := map[string]bool{}
 	for _, o := range f.Snapshots {
 		line.Snapshots = append(line.Snapshots, o.Session.Random())
@@ -125,7 +137,11 @@ func (p *program) showFault(c *cli.Context, f faultLine) {
 	if object == "" {
 		object = "snapshot"
 	}
-	fmt.Fprintf(p.out, "fault: %s: %s\n", object, f.Error)
+	word := "fault"
+	if f.Unread {
+		word = "unread"
+	}
+	fmt.Fprintf(p.out, "%s: %s: %s\n", word, object, f.Error)
 	if len(f.Snapshots) > 0 {
 		var ids []string
 		for _, id := range f.Snapshots {
@@ -150,7 +166,13 @@ func (p *program) showCheck(l checkLine) {
 	if l.Unindexed > 0 {
 		fmt.Fprintf(p.out, "%d packs belong to no finished session: one that runs, or that was killed; they do no harm\n", l.Unindexed)
 	}
-	if l.Faults == 0 {
+	switch {
+	case l.Unread > 0 && l.Faults == 0:
+		fmt.Fprintf(p.out, "no faults in what could be read; %d things could NOT be read for now\n", l.Unread)
+		return
+	case l.Unread > 0:
+		fmt.Fprintf(p.out, "%d things could not be read for now\n", l.Unread)
+	case l.Faults == 0:
 		fmt.Fprintln(p.out, "no faults")
 		return
 	}

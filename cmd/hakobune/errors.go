@@ -119,12 +119,14 @@ func hintFor(err error, interrupted bool) string {
 		return "no key slot fits this password or key file; hakobune key list shows which slots there are"
 	case errors.Is(err, crypto.ErrNewer):
 		return "a newer version wrote this; update hakobune on this host"
-	case errors.Is(err, chunkstore.ErrMarks):
+	case errors.Is(err, chunkstore.ErrMarks) && !chunkstore.IsPassing(err):
 		return "hakobune repair index deletes it when its prune does not run, and lists anew what is stored"
 	case errors.Is(err, chunkstore.ErrPackGone):
 		return "run the command again: it stores anew what the lost packs held; hakobune check tells which snapshots need them"
 	case errors.Is(err, chunkstore.ErrNoPack):
 		return "hakobune check tells the names of damaged packs"
+	case chunkstore.IsPassing(err):
+		return "the store did not give it for now, which says nothing of what is stored: run the command again, or let it wait for longer with --retry"
 	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing):
 		return "hakobune check says what is damaged and which snapshots it touches; hakobune repair saves what is left"
 	case errors.Is(err, chunkstore.ErrNoStore):

@@ -151,7 +151,10 @@ func (p *program) forget(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	_, cat, err := p.openCatalog(c)
+	repo, cat, err := p.openCatalog(c)
+	if err == nil {
+		err = p.readWhole(c, repo, cat)
+	}
 	if err != nil {
 		return err
 	}

@@ -272,6 +272,9 @@ type repairSnapshotsLine struct {
 
 func (p *program) repairSnapshots(c *cli.Context) error {
 	repo, cat, err := p.openCatalog(c)
+	if err == nil {
+		err = p.readWhole(c, repo, cat)
+	}
 	if err != nil {
 		return err
 	}

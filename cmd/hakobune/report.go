@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/importer"
 )
 
@@ -47,11 +48,19 @@ func (p *program) report(c *cli.Context) error {
 		return usage("--format %q is none of md, json, html", format)
 	}
 	repo, cat, err := p.openCatalog(c)
+	if err == nil {
+		err = p.readWhole(c, repo, cat)
+	}
 	if err != nil {
 		return err
 	}
 	p.tellDamage(cat)
 	records, err := repo.Records(c.Context)
+	for _, record := range records {
+		if chunkstore.IsPassing(record.Err) {
+			err = record.Err
+		}
+	}
 	if err != nil {
 		return err
 	}

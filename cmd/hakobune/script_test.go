@@ -36,7 +36,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Condition: func(what string) (bool, error) { return what == "fuse" && hasFUSE(), nil },
-		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night, "seed": seed},
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "night": night, "seed": seed, "busy": busy},
 	})
 }
 

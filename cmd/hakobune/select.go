@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,20 @@ func (p *program) openCatalog(c *cli.Context) (*chunkstore.Repository, *snapshot
 	}
 	cat, err := p.catalog(c, repo)
 	return repo, cat, err
+}
+
+// readWhole returns an error if the store did not give, for now, a part of what the list of snapshots is made of: whoever concludes from
+// the list what is missing, or what may go, needs all of it.
+func (p *program) readWhole(c *cli.Context, repo *chunkstore.Repository, cat *snapshot.Catalog) error {
+	for _, err := range slices.Concat(cat.Damaged, cat.Untold) {
+		if chunkstore.IsPassing(err) {
+			return err
+		}
+	}
+	if err := repo.CheckForgets(c.Context); !errors.Is(err, chunkstore.ErrForgetRecord) || chunkstore.IsPassing(err) {
+		return err
+	}
+	return nil // a damaged one is told, and its snapshots count as wanted
 }
 
 // tellDamage lets the command end with its own exit code where snapshots cannot be read.

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
@@ -50,7 +51,7 @@ func (p *program) status(c *cli.Context) error {
 		if watch {
 			fmt.Fprint(p.out, "\x1b[H\x1b[2J") // from the top of an empty screen
 		}
-		if err := p.showStatus(c, cat); err != nil || !watch {
+		if err := p.showStatus(c, repo, cat); err != nil || !watch {
 			return err
 		}
 		fmt.Fprintf(p.out, "\n%s, every %s\n", localTime(time.Now()), c.Duration("interval"))
@@ -71,8 +72,11 @@ type systemStatusLine struct {
 }
 
 // showStatus prints how the systems stand, and sets the exit code.
-func (p *program) showStatus(c *cli.Context, cat *snapshot.Catalog) error {
+func (p *program) showStatus(c *cli.Context, repo *chunkstore.Repository, cat *snapshot.Catalog) error {
 	all, err := cat.Statuses(c.Context, time.Now())
+	if err == nil {
+		err = p.readWhole(c, repo, cat)
+	}
 	if err != nil {
 		return err
 	}
