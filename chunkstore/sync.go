@@ -16,8 +16,8 @@ import (
 type SyncOptions struct {
 	// Delete removes what the source does not have any more.
 	Delete bool
-	// Progress is told how many of the bytes that are to be copied have been. May be nil; it is called by
-	// several goroutines at once.
+	// Progress is told how many of the bytes that are to be copied have been, beginning with none. May be nil; it is
+	// called by several goroutines at once.
 	Progress func(done, total int64)
 }
 
@@ -134,6 +134,9 @@ func (s *syncer) pass(ctx context.Context) error {
 		for _, info := range missing {
 			s.total += info.Size
 		}
+	}
+	if s.total > 0 {
+		s.o.Progress(0, s.total)
 	}
 	for _, prefix := range syncOrder {
 		at := syncCopies

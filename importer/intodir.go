@@ -95,6 +95,7 @@ func (w *dirWriter) write(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	m.whole()
 	if err := w.inspections(); err != nil {
 		return err
 	}

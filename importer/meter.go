@@ -33,6 +33,16 @@ func (m *meter) add(n int, what string) {
 	m.observer.Notify(m.event)
 }
 
+// whole tells that the phase is complete: what did not pass through was small, or in place already.
+func (m *meter) whole() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.event.Done != m.event.Total {
+		m.event.Done = m.event.Total
+		m.observer.Notify(m.event)
+	}
+}
+
 // reader counts what is read from r.
 func (m *meter) reader(r io.Reader, what string) io.Reader { return &meteredReader{m, r, what} }
 

@@ -320,7 +320,11 @@ func (s *stager) stageVolumes(ctx context.Context, jobs []stageJob) error {
 			})
 		}
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	m.whole()
+	return nil
 }
 
 // Labels of a staged volume. An engine cannot change those of a volume, so they say whose it is; which snapshot it

@@ -39,7 +39,11 @@ func (r *restorer) fillStorage(ctx context.Context) error {
 	for _, j := range r.plan.binds {
 		g.Go(func() error { return r.restoreBind(ctx, j, m) })
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	m.whole()
+	return nil
 }
 
 func (r *restorer) restoreVolume(ctx context.Context, j volumeJob, m *meter) error {

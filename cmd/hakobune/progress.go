@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,13 +35,13 @@ func (p *program) newProgress(c *cli.Context) progress {
 	case isSet(c, "quiet"):
 		return progress{nil, func() {}}
 	case isSet(c, "json"):
-		return throttled(jsonEvery, func(e snapshot.Event) {
+		return newThrottle(jsonEvery, func(e snapshot.Event) {
 			writeJSON(p.out, statusLine{"status", e.Phase, e.What, e.Done, e.Total})
 		})
 	case term.IsTerminal(int(p.err.Fd())) && p.env.get("TERM") != "dumb":
 		return p.bars()
 	}
-	return throttled(plainEvery, func(e snapshot.Event) { fmt.Fprintln(p.err, plainLine(e)) })
+	return newThrottle(plainEvery, func(e snapshot.Event) { fmt.Fprintln(p.err, plainLine(e)) })
 }
 
 type statusLine struct {
@@ -64,22 +66,93 @@ func plainLine(e snapshot.Event) string {
 	return line
 }
 
-// throttled passes on the first event of each phase, and others at most once in every.
-func throttled(every time.Duration, show func(snapshot.Event)) progress {
-	var mu sync.Mutex
-	var last time.Time
-	phase := ""
+// throttle passes on, of each phase, the first event, the one that completes it, and others at most once in every; how
+// far it came is told at the end. Where nothing comes for plainEvery the last is said again: who watches sees that the
+// program lives, and how far it is. What a phase has done never becomes less, whatever order goroutines tell it in.
+type throttle struct {
+	every time.Duration
+	show  func(snapshot.Event)
+
+	mu     sync.Mutex
+	phases map[string]*throttled
+	last   snapshot.Event // shown
+	at     time.Time      // when
+}
+
+// throttled is what is known of a phase.
+type throttled struct {
+	event snapshot.Event // the newest
+	held  bool           // it was not shown
+	shown time.Time
+}
+
+func newThrottle(every time.Duration, show func(snapshot.Event)) progress {
+	t := &throttle{every: every, show: show, phases: map[string]*throttled{}, at: time.Now()}
+	ended, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		t.repeat(ended)
+	}()
 	return progress{
-		stop: func() {},
-		show: func(e snapshot.Event) {
-			mu.Lock()
-			defer mu.Unlock()
-			if e.Phase == phase && time.Since(last) < every {
-				return
-			}
-			last, phase = time.Now(), e.Phase
-			show(e)
+		show: t.event,
+		stop: func() {
+			close(ended)
+			<-stopped
+			t.flush()
 		},
+	}
+}
+
+func (t *throttle) event(e snapshot.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ph, known := t.phases[e.Phase]
+	if !known {
+		ph = &throttled{}
+		t.phases[e.Phase] = ph
+	}
+	if known && e.Total == ph.event.Total && e.Done < ph.event.Done {
+		return // overtaken
+	}
+	complete := e.Total > 0 && e.Done == e.Total && e != ph.event
+	ph.event, ph.held = e, true
+	if !known || complete || time.Since(ph.shown) >= t.every {
+		t.pass(ph)
+	}
+}
+
+func (t *throttle) pass(ph *throttled) {
+	t.last, t.at = ph.event, time.Now()
+	ph.held, ph.shown = false, t.at
+	t.show(ph.event)
+}
+
+// repeat says the last again, until ended.
+func (t *throttle) repeat(ended <-chan struct{}) {
+	tick := time.NewTicker(jsonEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+			t.mu.Lock()
+			if ph := t.phases[t.last.Phase]; ph != nil && time.Since(t.at) >= plainEvery {
+				t.pass(ph)
+			}
+			t.mu.Unlock()
+		}
+	}
+}
+
+// flush shows how far phases came that did not come to an end.
+func (t *throttle) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(t.phases)) {
+		if ph := t.phases[name]; ph.held && ph.event.Done > 0 {
+			t.pass(ph)
+		}
 	}
 }
 
