@@ -198,6 +198,7 @@ func (r *restorer) sendAndFill(ctx context.Context) error {
 func (r *restorer) settle(ctx context.Context) {
 	r.spendStage(ctx)
 	if r.opts.NoStart || r.opts.KeepReplaced {
+		r.disown(ctx)
 		r.res.Left = r.aside.list()
 		return
 	}

@@ -166,14 +166,14 @@ func (c *circle) accounts(t *testing.T) {
 
 // staysHome looks at the rest of the system, and at what its users do next.
 func (c *circle) staysHome(t *testing.T) {
-	for _, what := range c.left {
-		if name, ok := strings.CutPrefix(what, "container "); ok {
-			c.home.docker(t, "rm", name)
-		}
-	}
 	c.configuration(t, c.home.machine)
 	if up := c.on(t, c.home.machine, "up", "-d"); strings.Contains(up, "Recreate") || strings.Contains(up, "Created") || strings.Contains(up, "Removed") {
 		t.Errorf("compose takes it for another:\n%s", up)
+	}
+	for _, what := range c.left {
+		if name, ok := strings.CutPrefix(what, "container "); ok {
+			c.home.docker(t, "rm", name) // is still there
+		}
 	}
 	c.atHome.backup(t, c.home.machine, project)
 	c.atHome.clean(t)

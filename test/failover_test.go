@@ -21,6 +21,7 @@ func newPair(t testing.TB, m machine, name string) {
 		{"web", `mkdir -p /own; echo web >/own/config; while :; do sleep 1; done`},
 	} {
 		m.docker(t, "run", "-d", "--name", name+"-"+c.service, "--stop-signal", "SIGKILL", "--stop-timeout", "1", "--label", "io.github.hakobune-dr.system="+name,
+			"--label", "com.docker.compose.project="+name, "--label", "com.docker.compose.service="+c.service,
 			"-v", name+"-data:/data", image, "sh", "-c", c.script)
 	}
 	for range 100 {
@@ -115,6 +116,12 @@ func TestFailover(t *testing.T) {
 	aside := first.docker(t, "ps", "-aq", "--filter", "name="+name+"-web.hakobune-old-")
 	if policy := first.docker(t, "inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", aside); policy != "no" {
 		t.Errorf("what was moved aside would be started with the engine: %q", policy)
+	}
+	if labels := first.docker(t, "inspect", "-f", "{{json .Config.Labels}}{{json .Mounts}}", aside); strings.Contains(labels, "compose") || strings.Contains(labels, name+"-data") {
+		t.Errorf("what was moved aside is Compose's, or has the new system's volume: %s", labels)
+	}
+	if got := first.docker(t, "cp", aside+":/own/config", "-"); !strings.Contains(got, "web\n") {
+		t.Errorf("what was moved aside has lost its changes: %q", got)
 	}
 	old := strings.Fields(first.docker(t, "volume", "ls", "-q", "--filter", "name="+name+"-data.hakobune-old-"))
 	if len(old) != 1 {
