@@ -115,14 +115,12 @@ func (c *circle) homeReturns(t *testing.T) {
 	c.atHome.fails(t, 22, []string{"belongs to site cloud", "hint: "}, "backup", "--all", "--host", c.home.Host.Host)
 }
 
-// comeHome stops the stand-in after its last backup and brings the system home.
+// comeHome brings the system home from the stand-in, where it runs to the last moment.
 func (c *circle) comeHome(t *testing.T) {
 	c.written = c.standby.pages(t, c.port)
-	c.there.backup(t, c.standby, "--quiesce", "stop", project)
-	c.on(t, c.standby, "stop")
-	r := c.atHome.ok(t, "failback", "--json", "-q", "--host", c.home.Host.Host,
+	r := c.atHome.ok(t, "failback", "--json", "-q", "--host", c.home.Host.Host, "--stand-in", c.standby.Host.Host,
 		"--gate", "http://"+c.home.address+":"+c.port+"/health", project).summary(t, "failback")
-	t.Logf("RTO %s, fetched %v bytes", lasted(r["rto"]), r["fetched"])
+	t.Logf("down for %s of %s, fetched %v bytes", lasted(r["downtime"]), lasted(r["rto"]), r["fetched"])
 	left, _ := r["restore"].(map[string]any)["left"].([]any)
 	for _, what := range left {
 		c.left = append(c.left, what.(string))
