@@ -207,6 +207,11 @@ func VerifyRange(r *Repository, name string, object, header []byte) error {
 	return err
 }
 
+// RotateWithin is RotateKeys where the lists of stores that create unconditionally are that late at most.
+func RotateWithin(ctx context.Context, b Backend, secret crypto.Secret, o RotateOptions, contest time.Duration) (*RotateReport, error) {
+	return rotateKeys(ctx, b, secret, o, contest)
+}
+
 // SetContest sets how long a claim waits for lists on stores that create unconditionally.
 func SetContest(r *Repository, d time.Duration) { r.contestTime = d }
 

@@ -68,7 +68,11 @@ var ErrRotating = errors.New("a rotation has begun with another secret")
 // Processes that have opened the repository before go on; what they store is sealed in the old epoch. When
 // they meet an object of the new one, their error is crypto.ErrRotated.
 func RotateKeys(ctx context.Context, b Backend, secret crypto.Secret, o RotateOptions) (*RotateReport, error) {
-	r := &rotation{b: view(ctx, b), o: o, secrets: append([]crypto.Secret{secret}, o.Secrets...), report: &RotateReport{}}
+	return rotateKeys(ctx, b, secret, o, contestTime)
+}
+
+func rotateKeys(ctx context.Context, b Backend, secret crypto.Secret, o RotateOptions, contestTime time.Duration) (*RotateReport, error) {
+	r := &rotation{b: view(ctx, b), o: o, secrets: append([]crypto.Secret{secret}, o.Secrets...), report: &RotateReport{}, contestTime: contestTime}
 	steps := []func(context.Context) error{r.open, r.opensAll, r.plan}
 	if !o.DryRun {
 		steps = append(steps, r.write, r.alone, r.remove)
@@ -89,6 +93,10 @@ type rotation struct {
 	o       RotateOptions
 	secrets []crypto.Secret // the one at hand first
 	report  *RotateReport
+
+	contestTime time.Duration
+	repo        *Repository // with the keys before
+	creates     bool        // the store creates conditionally
 
 	cfg     Config
 	slots   []*heldSlot // newest first
@@ -152,6 +160,7 @@ func (r *rotation) opensAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	repo.contestTime, r.repo = r.contestTime, repo
 	all, _, err := repo.allOutcomes(ctx)
 	if err != nil {
 		return err
@@ -366,21 +375,42 @@ func (r *rotation) has(id string) bool {
 	return slices.ContainsFunc(r.slots, func(s *heldSlot) bool { return s.ID == id })
 }
 
-// create puts the first slot of the epoch, which must not exist. An answer that is lost and a request that is
-// repeated look as if it had existed.
+// create puts the first slot of the epoch, which must not exist, and gives it to exactly one of those who want to. An answer
+// that is lost and a request that is repeated look as if it had existed.
 func (r *rotation) create(ctx context.Context, name string, object []byte) error {
-	if r.has(strings.TrimPrefix(name, slotPrefix)) {
-		return ErrRotating
+	var err error
+	if r.creates, err = r.repo.conditional(ctx); err != nil {
+		return fmt.Errorf("probe for conditional writes: %w", err)
 	}
-	err := putNew(ctx, r.b, name, object)
-	if !errors.Is(err, ErrRepositoryExists) {
+	if err := r.unchanged(ctx); err != nil {
 		return err
 	}
-	stored, err := r.b.Get(ctx, name, 0, -1)
-	if err == nil && !bytes.Equal(stored, object) {
+	if r.creates {
+		err = r.b.(Creator).PutIfAbsent(ctx, name, object)
+	} else {
+		id := strings.TrimPrefix(name, slotPrefix)
+		err = r.repo.contest(ctx, name, object, probePrefix+"slot-"+id+"-", []byte("rotation"))
+	}
+	if errors.Is(err, ErrExist) {
+		err = r.repo.isOurs(ctx, name, object)
+	}
+	if errors.Is(err, ErrClaimed) {
 		err = ErrRotating
 	}
 	return err
+}
+
+// unchanged returns an error if the slots are not those that were opened: a rotation that has gone by since may have taken the first slot
+// of its epoch away again.
+func (r *rotation) unchanged(ctx context.Context) error {
+	names, err := listNames(ctx, r.b, slotPrefix)
+	if err != nil {
+		return err
+	}
+	if len(names) != len(r.slots) || slices.ContainsFunc(names, func(name string) bool { return !r.has(strings.TrimPrefix(name, slotPrefix)) }) {
+		return fmt.Errorf("%w, or the key slots have changed: nothing was", ErrRotating)
+	}
+	return nil
 }
 
 // alone reads the new slots back, and refuses to go on where somebody has put one meanwhile, which lacks the
@@ -396,6 +426,11 @@ func (r *rotation) alone(ctx context.Context) error {
 		}
 		if err != nil {
 			return fmt.Errorf("key slot in the place of %s: %w", s.ID, err)
+		}
+	}
+	if !r.creates && !r.report.Resumed { // its lists may be late
+		if err := r.repo.letListsCatchUp(ctx); err != nil {
+			return err
 		}
 	}
 	names, err := listNames(ctx, r.b, slotPrefix)

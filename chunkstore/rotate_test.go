@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,9 +231,9 @@ func TestRotateOtherSlots(t *testing.T) {
 
 // rotateMost rotates and keeps all slots but the third.
 func rotateMost(ctx context.Context, t testing.TB, b chunkstore.Backend, k ring) (*chunkstore.RotateReport, error) {
-	return chunkstore.RotateKeys(ctx, b, password, chunkstore.RotateOptions{
+	return chunkstore.RotateWithin(ctx, b, password, chunkstore.RotateOptions{
 		Secrets: []crypto.Secret{k.second}, Recipients: map[string]crypto.Secret{k.ageID: ageRecipient(t)}, DropOthers: true,
-	})
+	}, time.Millisecond)
 }
 
 // rotatedSomehow verifies what must hold after a rotation that ended somehow: the repository opens, and takes
@@ -319,7 +321,7 @@ func TestRotateAtOnce(t *testing.T) {
 	var inner error
 	began := false
 	b := storetest.Intercept(store, func(_ context.Context, c storetest.Call, next func() error) error {
-		if c.Op == storetest.PutIfAbsent && !began {
+		if c.Op == storetest.PutIfAbsent && strings.HasPrefix(c.Name, "k/") && !began {
 			began = true
 			_, inner = rotateMost(t.Context(), t, store, k)
 		}
@@ -330,6 +332,104 @@ func TestRotateAtOnce(t *testing.T) {
 		t.Fatalf("the first: %v, the second: %v", inner, err)
 	}
 	rotatedSomehow(t, store, before, k, nil)
+}
+
+// twoSlots returns a store with one snapshot, which two key files open, and whose clock goes on by seconds with each put and
+// by what is added to late.
+func twoSlots(t *testing.T) (b *mem.Store, other crypto.Secret, before []byte, late *atomic.Int64) {
+	t.Helper()
+	late = new(atomic.Int64)
+	began := time.Now()
+	b = mem.New(mem.Options{Now: func() time.Time { return began.Add(time.Duration(late.Add(2)) * time.Second) }})
+	before, other = noise(36, 1000), crypto.KeyFile(crypto.NewKeyFile())
+	if _, err := backup(t.Context(), newRepository(t, b, chunkstore.Options{}), before); err != nil {
+		t.Fatal(err)
+	}
+	addSlot(t, b, other, "other")
+	return b, other, before, late
+}
+
+// rotateBoth rotates with one secret and keeps the other one.
+func rotateBoth(ctx context.Context, b chunkstore.Backend, by, other crypto.Secret) (*chunkstore.RotateReport, error) {
+	return chunkstore.RotateWithin(ctx, b, by, chunkstore.RotateOptions{Secrets: []crypto.Secret{other}}, time.Millisecond)
+}
+
+func backupBy(t *testing.T, b chunkstore.Backend, s crypto.Secret) {
+	t.Helper()
+	r, err := chunkstore.Open(t.Context(), b, s, chunkstore.Options{})
+	if err == nil {
+		_, err = backup(t.Context(), r, noise(37, 100))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// wantOneEpoch demands that what is stored by either secret can be read by both: nowhere is there another master of the same epoch.
+func wantOneEpoch(t *testing.T, b chunkstore.Backend, secrets ...crypto.Secret) {
+	t.Helper()
+	for _, s := range secrets {
+		backupBy(t, b, s)
+	}
+	for _, s := range secrets {
+		r, err := chunkstore.Open(t.Context(), b, s, chunkstore.Options{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		wantClean(t, r)
+	}
+}
+
+// Two who rotate at once on a store that creates unconditionally: whenever the second comes, and wherever it stops, at most one begins an
+// epoch, both can be ended, and everything is sealed with the same keys.
+func TestRotateAtOnceUnconditionally(t *testing.T) {
+	base, other, _, late := twoSlots(t)
+	for kind, wrap := range map[string]func(chunkstore.Backend) chunkstore.Backend{"no create": storetest.NoCreate, "ignored": storetest.IgnoresCondition} {
+		for _, stop := range []int{1, 2, 1000} { // the second, after so many writes
+			if stop < 1000 && (kind == "ignored" || testing.Short()) {
+				continue
+			}
+			for n := int64(1); ; n += int64(stride()) {
+				store := base.Clone()
+				var calls atomic.Int64
+				var second *chunkstore.RotateReport
+				var secondErr error
+				crash := &storetest.Crash{After: stop}
+				b := storetest.Intercept(wrap(store), func(_ context.Context, _ storetest.Call, next func() error) error {
+					if calls.Add(1) == n {
+						if second, secondErr = rotateBoth(t.Context(), crash.Wrap(wrap(store)), other, password); secondErr == nil {
+							backupBy(t, store, other)
+						}
+					}
+					return next()
+				})
+				first, firstErr := rotateBoth(t.Context(), b, password, other)
+				if calls.Load() < n {
+					break
+				}
+				if firstErr == nil {
+					backupBy(t, store, password)
+				}
+				if firstErr == nil && secondErr == nil && first.Epoch == second.Epoch && !first.Resumed && !second.Resumed {
+					t.Errorf("both began epoch %d", first.Epoch)
+				}
+				if firstErr != nil && secondErr != nil && !crash.Crashed() {
+					t.Errorf("neither began an epoch: %v; %v", firstErr, secondErr)
+				}
+				late.Add(120) // a candidate of one who died counts for a minute
+				if _, err := rotateBoth(t.Context(), wrap(store), password, other); err != nil && !errors.Is(err, chunkstore.ErrRotating) {
+					t.Errorf("again: %v", err)
+				}
+				if _, err := rotateBoth(t.Context(), wrap(store), other, password); err != nil {
+					t.Errorf("again, with the other secret: %v", err)
+				}
+				if wantOneEpoch(t, wrap(store), password, other); t.Failed() {
+					t.Fatalf("%s: the second before call %d, stopped after %d writes: %v; %v", kind, n, stop, firstErr, secondErr)
+				}
+			}
+		}
+	}
 }
 
 // Where the store keeps old slots for a time they stay, and open what was stored before.
@@ -353,8 +453,17 @@ func TestRotateLockedSlots(t *testing.T) {
 // One with another secret cannot begin the epoch anew that an interrupted rotation has begun.
 func TestRotateInterrupted(t *testing.T) {
 	store, _, k := manySlots(t)
-	c := &storetest.Crash{After: 1}
-	if _, err := rotateMost(t.Context(), t, c.Wrap(store), k); err == nil {
+	begun := false // when the first slot of the epoch is there
+	crash := storetest.Intercept(store, func(_ context.Context, c storetest.Call, next func() error) error {
+		if begun {
+			return errors.New("crash")
+		}
+		if c.Write() && strings.HasPrefix(c.Name, "k/") {
+			begun = true
+		}
+		return next()
+	})
+	if _, err := rotateMost(t.Context(), t, crash, k); err == nil {
 		t.Fatal("it went on after the crash")
 	}
 	if _, err := chunkstore.RotateKeys(t.Context(), store, k.second, chunkstore.RotateOptions{DropOthers: true}); !errors.Is(err, chunkstore.ErrRotating) {
@@ -408,7 +517,7 @@ func TestRotateWhileASlotIsAdded(t *testing.T) {
 	// Between the look at the slots and the first new one.
 	store, began := base.Clone(), false
 	b := storetest.Intercept(store, func(_ context.Context, c storetest.Call, next func() error) error {
-		if c.Op == storetest.PutIfAbsent && !began {
+		if c.Op == storetest.PutIfAbsent && strings.HasPrefix(c.Name, "k/") && !began {
 			began = true
 			if _, err := chunkstore.AddSlot(t.Context(), store, password, added, crypto.SlotInfo{}, cheap); err != nil {
 				t.Error(err)

@@ -73,7 +73,7 @@ func (r *Repository) claim(ctx context.Context, series string, number int, body 
 		return fmt.Errorf("probe for conditional writes: %w", err)
 	}
 	if !conditional {
-		return r.contest(ctx, name, object)
+		return r.contest(ctx, name, object, name+"-", object)
 	}
 	err = r.backend.(Creator).PutIfAbsent(ctx, name, object)
 	if errors.Is(err, ErrExist) {
@@ -100,25 +100,23 @@ func (r *Repository) isOurs(ctx context.Context, name string, object []byte) err
 	return nil
 }
 
-// contest claims a name on a store that creates unconditionally. Each host puts a candidate beside the name, waits
-// until everybody's lists show it, and the earliest by the store's clock, in seconds, or else by name, wins: it alone
+// contest claims a name on a store that creates unconditionally. Each host puts a candidate, whose name is prefix and something
+// random, waits until everybody's lists show it, and the earliest by the store's clock, in seconds, or else by name, wins: it alone
 // puts the object, soon after. A candidate of a host that stopped half-way counts for a minute.
-func (r *Repository) contest(ctx context.Context, name string, object []byte) error {
+func (r *Repository) contest(ctx context.Context, name string, object []byte, prefix string, candidate []byte) error {
 	if err := r.unclaimed(ctx, name); err != nil {
 		return err
 	}
 	var random [8]byte
 	rand.Read(random[:])
-	own, began := name+"-"+hex.EncodeToString(random[:]), time.Now().Round(0)
-	if err := r.backend.Put(ctx, own, object); err != nil {
+	own, began := prefix+hex.EncodeToString(random[:]), time.Now().Round(0)
+	if err := r.backend.Put(ctx, own, candidate); err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(r.contestTime):
+	if err := r.letListsCatchUp(ctx); err != nil {
+		return err
 	}
-	if err := r.won(ctx, name, own); err != nil {
+	if err := r.won(ctx, name, prefix, own); err != nil {
 		return err
 	}
 	left := r.contestTime + contestStale/2 - time.Now().Round(0).Sub(began) // by the wall clock: the other one stands still with the machine
@@ -128,6 +126,16 @@ func (r *Repository) contest(ctx context.Context, name string, object []byte) er
 		return errors.Join(err, context.Cause(ctx))
 	}
 	return r.isOurs(ctx, name, object)
+}
+
+// letListsCatchUp waits until everybody's lists show what was put before.
+func (r *Repository) letListsCatchUp(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(r.contestTime):
+		return nil
+	}
 }
 
 var errSlow = errors.New("the store took too long to answer: run the command again")
@@ -148,12 +156,12 @@ func (r *Repository) unclaimed(ctx context.Context, name string) error {
 }
 
 // won returns nil if own is the first of the candidates for name.
-func (r *Repository) won(ctx context.Context, name, own string) error {
+func (r *Repository) won(ctx context.Context, name, prefix, own string) error {
 	if err := r.unclaimed(ctx, name); err != nil {
 		return err
 	}
 	var all []Info
-	if err := r.backend.List(ctx, name+"-", func(i Info) error {
+	if err := r.backend.List(ctx, prefix, func(i Info) error {
 		i.Modified = i.Modified.Truncate(time.Second) // as some stores tell it
 		all = append(all, i)
 		return nil
