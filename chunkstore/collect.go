@@ -221,7 +221,7 @@ func (r *Repository) listSessions(ctx context.Context) (sessions, error) {
 // one has just read of, it begins again.
 func (c *collector) survey(ctx context.Context) error {
 	c.o.Progress("list", 0, 0)
-	return relist(func() error { return c.surveyOnce(ctx) })
+	return c.r.relist(ctx, func() error { return c.surveyOnce(ctx) })
 }
 
 // surveyOnce lists outcomes first, so that the index and the list of packs have all that these need.
@@ -328,7 +328,10 @@ func (c *collector) unsure(ctx context.Context) error {
 		u.stored = p.size
 		u.unsure = ok && c.now.Sub(p.modified) < c.minAge()
 		if !ok && u.live > 0 {
-			return c.missing(ctx, u.PackRef)
+			if err := c.missing(ctx, u.PackRef); err != nil {
+				return err
+			}
+			u.unsure = true
 		}
 	}
 	for _, name := range c.sessions.running() {
@@ -352,9 +355,12 @@ func (c *collector) unsure(ctx context.Context) error {
 	return nil
 }
 
-// missing says of a needed pack that is not there whether another collection has just deleted it, which is
-// ErrNotExist, or it is lost.
+// missing says of a needed pack that is not listed whether another collection has just deleted it, which is
+// ErrNotExist, or it is lost; nil if it is there.
 func (c *collector) missing(ctx context.Context, p PackRef) error {
+	if there, err := c.r.exists(ctx, p.Name()); err != nil || there {
+		return err // it was not listed yet
+	}
 	marks, err := c.r.marks(ctx)
 	switch {
 	case err != nil:

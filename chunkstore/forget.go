@@ -85,12 +85,15 @@ type forgets struct {
 func (r *Repository) forgotten(ctx context.Context) (forgets, error) {
 	for attempt := 1; ; attempt++ {
 		f, err := r.forgottenOnce(ctx)
-		gone := false
-		for _, err := range f.bad {
-			gone = gone || errors.Is(err, ErrNotExist)
-		}
-		if err != nil || !gone || attempt == loadAttempts {
+		there := maps.Clone(f.bad)
+		maps.DeleteFunc(there, func(_ string, err error) bool { return errors.Is(err, ErrNotExist) })
+		switch {
+		case err != nil || len(there) == len(f.bad):
 			return f, err
+		case attempt == loadAttempts && !r.lags(ctx):
+			return f, nil
+		case attempt == loadAttempts || r.knownToLag():
+			return forgets{f.names, there}, nil
 		}
 	}
 }

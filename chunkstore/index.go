@@ -44,6 +44,7 @@ type standing int
 
 const (
 	absent    standing = iota
+	deleted            // on record as deleted: another copy is better, and this one is gone in general
 	condemned          // marked by a collection: can be read, but counts as absent for a backup
 	usable
 )

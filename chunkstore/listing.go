@@ -21,6 +21,7 @@ type listing struct {
 	packTable []byte // records of the packs that are numbered from base.packs on
 	recent    []byte // entries' records, sorted
 	condemned map[PackID]bool
+	deleted   map[PackID]bool // of these, what is on record as deleted; may be nil
 
 	known   []atomic.Pointer[numberedPack] // decoded packs, by number modulo its length
 	buffers sync.Pool                      // of *[]byte, for buckets
@@ -43,7 +44,10 @@ func (l *listing) packCount() int { return int(l.base.packs) + len(l.packTable)/
 
 // standing returns what a chunk in p is worth.
 func (l *listing) standing(p *indexedPack) standing {
-	if l.condemned[p.ID] {
+	switch {
+	case l.deleted[p.ID]:
+		return deleted
+	case l.condemned[p.ID]:
 		return condemned
 	}
 	return usable

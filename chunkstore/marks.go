@@ -69,7 +69,7 @@ func (r *Repository) marks(ctx context.Context) (map[string]*mark, error) {
 
 // readableMarks reads all marks that can be read, by name, and tells of the objects that cannot.
 func (r *Repository) readableMarks(ctx context.Context) (all map[string]*mark, bad map[string]error, err error) {
-	err = relist(func() error {
+	err = r.relist(ctx, func() error {
 		all, bad, err = r.readMarks(ctx)
 		return err
 	})
@@ -107,6 +107,9 @@ func (r *Repository) readMarks(ctx context.Context) (map[string]*mark, map[strin
 		g.Go(func() error {
 			object, err := r.cachedGet(gctx, info.Name)
 			var given *givenUpError
+			if errors.Is(err, ErrNotExist) && r.knownToLag() {
+				return nil
+			}
 			if err != nil && !errors.As(err, &given) {
 				return err
 			}
@@ -258,28 +261,28 @@ func marshalPackRefs(refs []PackRef) []byte {
 }
 
 // condemned returns the packs that do not count for a backup: those that a collection wants to delete, or
-// has deleted, and those that were found to be gone. Marks that cannot be read keep nobody from reading, but r takes note of them for those who
+// has deleted, and those that were found to be gone; the latter two also by themselves. Marks that cannot be read keep nobody from reading, but r takes note of them for those who
 // write. The caller holds loadMu.
-func (r *Repository) condemned(ctx context.Context) (map[PackID]bool, error) {
+func (r *Repository) condemned(ctx context.Context) (packs, deleted map[PackID]bool, err error) {
 	all, bad, err := r.readableMarks(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if bad, err = r.unseen(ctx, bad); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if r.obscured = obscured(all, bad); r.obscured != nil {
 		r.log.Warn("nothing can be backed up or collected until this is mended", "error", r.obscured)
 	}
 	gone, err := r.stillGone(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	packs := packsOf(maps.Values(all))
+	packs, deleted = packsOf(maps.Values(all)), deletedBy(all)
 	for _, p := range gone {
-		packs[p.ID] = true
+		packs[p.ID], deleted[p.ID] = true, true
 	}
-	return packs, nil
+	return packs, deleted, nil
 }
 
 // packsOf returns the packs that marks make unusable.

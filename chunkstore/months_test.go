@@ -22,6 +22,7 @@ import (
 // site is a repository that several hosts use for months of a simulated clock: what they stored and did not forget.
 type site struct {
 	store chunkstore.Backend
+	lag   time.Duration // of lists
 	end   time.Time
 
 	mu                                     sync.Mutex
@@ -175,39 +176,64 @@ func (s *site) look(t *testing.T, rng *rand.Rand) {
 		wanted := maps.Clone(s.wanted)
 		s.mu.Unlock()
 		for _, o := range all {
-			if want := wanted[o.Session]; want != nil && rng.IntN(4) == 0 {
-				s.restored++
-				if got := restore(t, r, o); !bytes.Equal(got, want) {
-					t.Errorf("snapshot %v differs", o.Session)
-				}
+			if wanted[o.Session] != nil && rng.IntN(4) == 0 {
+				s.tryRestore(t, r, o)
 			}
 		}
 	}
 }
 
+// tryRestore restores a snapshot; where lists lag, it may have to wait until they show what the snapshot needs.
+func (s *site) tryRestore(t *testing.T, r *chunkstore.Repository, o chunkstore.Outcome) {
+	got, err := restored(t.Context(), r, o)
+	if err != nil && s.lag > 0 {
+		time.Sleep(s.lag)
+		if r, err = chunkstore.Open(t.Context(), s.store, password, chunkstore.Options{}); err == nil {
+			got, err = restored(t.Context(), r, o)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := s.wanted[o.Session]
+	if want == nil {
+		return // forgotten meanwhile
+	}
+	if s.restored++; err != nil || !bytes.Equal(got, want) {
+		t.Errorf("snapshot %v differs: %v", o.Session, err)
+	}
+}
+
 // Months of a repository by the simulated clock, with the times of the protocol as they are: hosts back up, forget and
 // collect, stand still for hours or days, and die at any call. What was reported and not forgotten is there, at every
-// moment and in the end.
+// moment and in the end; also where the store creates unconditionally and no two of its lists show the same.
 func TestMonths(t *testing.T) {
 	if _, err := os.Stat("/dev/shm"); err == nil {
 		t.Setenv("TMPDIR", "/dev/shm") // hosts have state and a cache
 	}
-	synctest.Test(t, func(t *testing.T) { months(t, mem.New(mem.Options{}), 1) })
+	for name, lag := range map[string]time.Duration{"conditional": 0, "lists lag": 50 * time.Minute} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { months(t, lag, 1) }) })
+	}
 }
 
-func months(t *testing.T, store chunkstore.Backend, seed uint64) {
-	newRepository(t, store, chunkstore.Options{})
-	length := 60 * 24 * time.Hour
+func months(t *testing.T, lag time.Duration, seed uint64) {
+	fresh := mem.New(mem.Options{})
+	newRepository(t, fresh, chunkstore.Options{})
+	store := chunkstore.Backend(fresh)
+	if lag > 0 {
+		store = (&storetest.Lag{Delay: lag, Share: rand.New(rand.NewPCG(seed, 99)).Float64}).Wrap(storetest.Unsupported(fresh))
+	}
+	length := 45 * 24 * time.Hour
 	if testing.Short() {
 		length /= 3
 	}
-	s := &site{store: store, end: time.Now().Add(length), wanted: map[chunkstore.SessionID][]byte{}, unsure: map[chunkstore.SessionID][]byte{}}
+	s := &site{store: store, lag: lag, end: time.Now().Add(length), wanted: map[chunkstore.SessionID][]byte{}, unsure: map[chunkstore.SessionID][]byte{}}
 	var wg sync.WaitGroup
 	for i, do := range []func(*testing.T, *rand.Rand){s.nightly, s.nightly, s.nightly, s.forget, s.collect, s.collect, s.look} {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		wg.Go(func() { do(t, rng) })
 	}
 	wg.Wait()
+	time.Sleep(2 * lag) // lists show everything by then
 	r := reopen(t, store, chunkstore.Options{})
 	all := outcomes(t, r)
 	for _, o := range all {
@@ -229,4 +255,48 @@ func months(t *testing.T, store chunkstore.Backend, seed uint64) {
 	if s.deleted == 0 {
 		t.Error("nothing was ever deleted")
 	}
+}
+
+// A session that has just committed is not given up by a collection whose lists do not show that yet.
+func TestCommitThatIsNotListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base, contents := forgetful(t)
+		store := (&storetest.Lag{Delay: 50 * time.Minute}).Wrap(storetest.Unsupported(base))
+		host := t.TempDir()
+		collect := func(record time.Duration) *chunkstore.CollectReport { // after which silence it gives sessions up
+			r := reopen(t, store, chunkstore.Options{StateDir: host})
+			chunkstore.SetAges(r, 0, 0, 0, record)
+			chunkstore.SetLag(r, time.Hour)
+			report, err := r.Collect(t.Context(), collectOptions(r))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return report
+		}
+		time.Sleep(time.Hour)
+		s, err := reopen(t, store, chunkstore.Options{}).Begin(t.Context(), chunkstore.BeginOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		collect(time.Hour * 999) // marks
+		time.Sleep(2 * time.Hour)
+		collect(time.Hour * 999) // waits for the session
+		time.Sleep(2 * time.Hour)
+		content := noise(80, 50_000)
+		if err := save(t.Context(), s, content); err != nil {
+			t.Fatal(err)
+		}
+		if report := collect(0); len(report.Fenced) != 1 {
+			t.Fatalf("it was not taken for silent: %+v", report)
+		}
+		time.Sleep(2 * time.Hour)
+		collect(0)
+		time.Sleep(2 * time.Hour)
+		r := reopen(t, store, chunkstore.Options{})
+		all := outcomes(t, r)
+		if len(all) != len(contents)+1 || !bytes.Equal(restore(t, r, all[len(contents)]), content) {
+			t.Errorf("%d snapshots", len(all))
+		}
+		wantClean(t, r)
+	})
 }

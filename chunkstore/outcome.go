@@ -212,9 +212,14 @@ func (o *Outcome) wanted() bool { return !o.Forgotten && (o.Err != nil || !o.Abo
 func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, forgets, error) {
 	for attempt := 1; ; attempt++ {
 		all, f, err := r.outcomesOnce(ctx)
-		gone := slices.ContainsFunc(all, func(o Outcome) bool { return errors.Is(o.Err, ErrNotExist) })
-		if err != nil || !gone || attempt == loadAttempts {
+		gone := func(o Outcome) bool { return errors.Is(o.Err, ErrNotExist) }
+		switch {
+		case err != nil || !slices.ContainsFunc(all, gone):
 			return all, f, err
+		case attempt == loadAttempts && !r.lags(ctx):
+			return all, f, nil
+		case attempt == loadAttempts || r.knownToLag():
+			return slices.DeleteFunc(all, gone), f, nil
 		}
 	}
 }
@@ -254,14 +259,19 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, erro
 }
 
 // listOutcomes lists the outcomes under a prefix, in order of their names, but those of sessions that were fenced by
-// an abort object.
+// an abort object before they were put. One that was put later found that the session had ended.
 func (r *Repository) listOutcomes(ctx context.Context, prefix string) ([]sealings, error) {
 	all, err := r.listSealings(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
 	return slices.DeleteFunc(all, func(o sealings) bool {
-		return slices.Contains(o.names(), o.name+abortSuffix)
+		abort := slices.IndexFunc(o.objects, func(i Info) bool { return i.Name == o.name+abortSuffix })
+		if abort < 0 {
+			return false
+		}
+		first := slices.IndexFunc(o.objects, func(i Info) bool { return i.Name == o.name })
+		return first < 0 || !o.objects[abort].Modified.After(o.objects[first].Modified)
 	}), nil
 }
 

@@ -97,7 +97,7 @@ type openMeta struct {
 // metaChunk returns a metadata chunk by way of its whole pack, which is kept.
 func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
 	b, err := r.readMetaChunk(ctx, ref)
-	if errors.Is(err, ErrNotExist) && r.reload(ctx) {
+	if (errors.Is(err, ErrNotExist) || errors.Is(err, ErrChunkMissing)) && r.reload(ctx) {
 		b, err = r.readMetaChunk(ctx, ref)
 	}
 	return b, err
@@ -106,14 +106,15 @@ func (r *Repository) metaChunk(ctx context.Context, ref Ref) ([]byte, error) {
 // reloadPause is how long an index that was read anew is taken for current.
 const reloadPause = 10 * time.Second
 
-// reload reads the index anew where a pack is gone that it lists: a collection may have rewritten it. It
-// reports whether to look again; not each time where packs are simply missing.
+// reload reads the index anew where a pack is gone that it lists, for a collection may have rewritten it, or where it does not
+// list a chunk, for lists may lag. It reports whether to look again; not each time where packs are simply missing.
 func (r *Repository) reload(ctx context.Context) bool {
 	r.loadMu.Lock()
 	defer r.loadMu.Unlock()
 	if time.Since(r.reloaded) < reloadPause {
 		return r.changed
 	}
+	r.lags(ctx) // the index is read accordingly
 	before := r.index.loaded.Load()
 	if err := r.loadIndex(ctx); err != nil {
 		r.log.Warn("the index could not be read anew after a pack was gone", "error", err)
@@ -319,6 +320,9 @@ func (r *Repository) readAhead(ctx context.Context, refs iter.Seq2[Ref, error], 
 	}
 	for ref, err := range refs {
 		if err == nil {
+			err = p.add(r.index, ref)
+		}
+		if errors.Is(err, ErrChunkMissing) && r.reload(ctx) {
 			err = p.add(r.index, ref)
 		}
 		if err != nil {

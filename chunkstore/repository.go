@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,7 +59,8 @@ type Repository struct {
 
 	contestTime time.Duration // see Claim
 
-	passed sync.Map // names of marks of which it was told that they are passed over
+	passed  sync.Map               // names of marks of which it was told that they are passed over
+	creates atomic.Pointer[string] // "yes" or "no", see conditional
 
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first
@@ -231,13 +233,13 @@ func (r *Repository) needIndex(ctx context.Context) error {
 //
 // Where an object is gone that was just listed, a collection has put others in its place: it lists anew.
 func (r *Repository) loadIndex(ctx context.Context) error {
-	condemned, err := r.condemned(ctx)
+	condemned, deleted, err := r.condemned(ctx)
 	if err != nil {
 		return err
 	}
 	var names []string
 	var l *listing
-	if err := relist(func() error {
+	if err := r.relist(ctx, func() error {
 		if names, err = r.indexNames(ctx); err == nil {
 			l, err = r.readIndex(ctx, names, condemned)
 		}
@@ -245,6 +247,7 @@ func (r *Repository) loadIndex(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("load the index: %w", err)
 	}
+	l.deleted = deleted
 	r.index.replace(l)
 	if l.base.kept {
 		names, _ = l.base.newer(names) // the others are in the base
@@ -270,7 +273,11 @@ func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
 		stable = slices.Equal(segments, again)
 		segments = again
 	}
-	return append(deltas, segments...), err
+	names := append(deltas, segments...)
+	if err == nil && r.knownToLag() {
+		return r.settle(ctx, names)
+	}
+	return names, err
 }
 
 // indexType returns the type of an index object, by its name.

@@ -112,26 +112,30 @@ func walk(r *chunkstore.Repository) func(context.Context, chunkstore.Outcome) it
 
 func restore(t testing.TB, r *chunkstore.Repository, o chunkstore.Outcome) []byte {
 	t.Helper()
+	b, err := restored(t.Context(), r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func restored(ctx context.Context, r *chunkstore.Repository, o chunkstore.Outcome) ([]byte, error) {
 	var refs []chunkstore.Ref
-	for ref, err := range walk(r)(t.Context(), o) {
+	for ref, err := range walk(r)(ctx, o) {
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		refs = append(refs, ref)
 	}
-	rd := r.Read(t.Context(), func(yield func(chunkstore.Ref, error) bool) {
+	rd := r.Read(ctx, func(yield func(chunkstore.Ref, error) bool) {
 		for _, ref := range refs {
 			if !yield(ref, nil) {
 				return
 			}
 		}
 	})
-	defer rd.Close()
 	b, err := io.ReadAll(rd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return b, errors.Join(err, rd.Close())
 }
 
 func check(t testing.TB, r *chunkstore.Repository) *chunkstore.CheckReport {

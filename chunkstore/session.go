@@ -115,24 +115,43 @@ func (s *Session) announce(ctx context.Context, record sessionRecord) error {
 // conditional reports whether the store creates objects conditionally, from memory where it was
 // probed before.
 func (r *Repository) conditional(ctx context.Context) (bool, error) {
-	if _, ok := r.backend.(Creator); !ok {
-		return false, nil
+	if creates, known := r.remembered(); known {
+		return creates, nil
 	}
-	where := sha256.Sum256([]byte(r.backend.Location()))
-	memory := "conditional-writes/" + hex.EncodeToString(where[:8])
-	if b, ok := r.cache.get(memory); ok {
-		return string(b) == "yes", nil
-	}
-	ok, err := ConditionalWrites(ctx, r.backend)
+	creates, err := ConditionalWrites(ctx, r.backend)
 	if err != nil {
 		return false, err
 	}
 	answer := "no"
-	if ok {
+	if creates {
 		answer = "yes"
 	}
-	r.cache.put(memory, []byte(answer))
-	return ok, nil
+	r.creates.Store(&answer)
+	r.cache.put(r.probeMemory(), []byte(answer))
+	return creates, nil
+}
+
+// remembered is conditional as far as it was found out before.
+func (r *Repository) remembered() (creates, known bool) {
+	if _, ok := r.backend.(Creator); !ok {
+		return false, true
+	}
+	answer := r.creates.Load()
+	if answer == nil {
+		b, ok := r.cache.get(r.probeMemory())
+		if !ok {
+			return false, false
+		}
+		text := string(b)
+		answer = &text
+		r.creates.Store(answer)
+	}
+	return *answer == "yes", true
+}
+
+func (r *Repository) probeMemory() string {
+	where := sha256.Sum256([]byte(r.backend.Location()))
+	return "conditional-writes/" + hex.EncodeToString(where[:8])
 }
 
 // ID returns the session's id, from which the snapshot takes its own.

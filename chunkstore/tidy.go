@@ -30,7 +30,7 @@ func (c *collector) consolidate(ctx context.Context) error {
 		return nil
 	}
 	merged := false
-	err := relist(func() error {
+	err := c.r.relist(ctx, func() error {
 		var err error
 		merged, err = c.mergeIndex(ctx)
 		return err
@@ -57,6 +57,11 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 	c.report.Indexes = [2]int{len(names), len(names)}
 	ended := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return ofRunning(s, name) })
 	deleted := deletedBy(c.marks)
+	if c.lag() > 0 {
+		if waits, err := c.removeMerged(ctx, ended, deleted); err != nil || waits {
+			return false, err
+		}
+	}
 	old, err := c.oldIndex(ctx, ended)
 	if err != nil || len(ended) <= fewIndexes && !c.lists(deleted) && !old {
 		return false, err
@@ -66,8 +71,77 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if c.lag() > 0 {
+		c.report.Indexes[1] += segments
+		return true, nil
+	}
 	c.report.Indexes[1] = len(names) - len(ended) + segments
 	return true, c.deleteAll(ctx, ended)
+}
+
+// removeMerged deletes those of the named index objects that list nothing beside what the newest merge lists, or what is
+// deleted, once every list shows that. It reports whether merging anew has to wait.
+func (c *collector) removeMerged(ctx context.Context, names []string, deleted map[PackID]bool) (waits bool, err error) {
+	merged, young, err := c.newestMerge(ctx, names)
+	if err != nil || young || len(merged) == 0 {
+		return young, err
+	}
+	listed := map[PackID]bool{}
+	for _, name := range merged {
+		d, err := c.r.readIndexObject(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		for record := range slices.Chunk(d.packs, indexPackSize) {
+			listed[packRecordID(record)] = true
+		}
+	}
+	var replaced []string
+	for _, name := range names {
+		if slices.Contains(merged, name) {
+			continue
+		}
+		d, err := c.r.readIndexObject(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(slices.Collect(slices.Chunk(d.packs, indexPackSize)), func(record []byte) bool {
+			id := packRecordID(record)
+			return !listed[id] && !deleted[id]
+		}) {
+			replaced = append(replaced, name)
+		}
+	}
+	c.report.Indexes[1] -= len(replaced)
+	return len(replaced) > 0, c.deleteAll(ctx, replaced)
+}
+
+// newestMerge returns those of the named index objects that are the segments written last. young tells that some list may
+// not show them yet.
+func (c *collector) newestMerge(ctx context.Context, names []string) (merged []string, young bool, err error) {
+	var newest Info // the later one by name of two of the same second: whoever sees both chooses the same
+	for _, name := range names {
+		if !strings.HasPrefix(name, segmentPrefix) {
+			continue
+		}
+		i, err := c.r.backend.Stat(ctx, name)
+		if err != nil {
+			return nil, false, err
+		}
+		if !i.Modified.Before(newest.Modified) {
+			newest = i
+		}
+	}
+	if newest.Name == "" {
+		return nil, false, nil
+	}
+	of := newest.Name[:strings.LastIndexByte(newest.Name, '-')+1]
+	for _, name := range names {
+		if strings.HasPrefix(name, of) {
+			merged = append(merged, name)
+		}
+	}
+	return merged, c.now.Sub(newest.Modified) < c.lag(), nil
 }
 
 // oldIndex tells whether one of the index objects is to be sealed anew, in the newest key epoch.
@@ -352,12 +426,7 @@ func (c *collector) listedPacks() (map[PackID]bool, error) {
 func (r *Repository) fence(ctx context.Context, w crypto.WriterID, id SessionID, creates bool) error {
 	o := Outcome{Aborted: true, Fenced: true}
 	if !creates {
-		name := sessionName(outcomePrefix, w, id) + abortSuffix
-		object, err := r.keys.Seal(crypto.TypeOutcome, name, []byte("given up"))
-		if err != nil {
-			return err
-		}
-		return r.backend.Put(ctx, name, object)
+		return r.placeAbort(ctx, sessionName(outcomePrefix, w, id))
 	}
 	name, object, err := r.sealOutcome(ctx, w, id, o)
 	if err != nil {
@@ -369,10 +438,32 @@ func (r *Repository) fence(ctx context.Context, w crypto.WriterID, id SessionID,
 	return nil
 }
 
+// placeAbort puts an abort object beside an outcome that is not there: where it is there a moment later, the session has
+// committed and may not have seen the abort, which does not count then.
+func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
+	if there, err := r.exists(ctx, outcome); err != nil || there {
+		return err
+	}
+	name := outcome + abortSuffix
+	object, err := r.keys.Seal(crypto.TypeOutcome, name, []byte("given up"))
+	if err != nil {
+		return err
+	}
+	if err := r.backend.Put(ctx, name, object); err != nil {
+		return err
+	}
+	if there, err := r.exists(ctx, outcome); err != nil || !there {
+		return err
+	}
+	return r.backend.Delete(ctx, name)
+}
+
 // avoid lets chunks in these packs count as absent, until the index is loaded again.
 func (x *index) avoid(packs map[PackID]bool) {
 	l := x.loaded.Load()
-	x.replace(newListing(l.base, l.packTable, l.recent, packs))
+	n := newListing(l.base, l.packTable, l.recent, packs)
+	n.deleted = l.deleted
+	x.replace(n)
 }
 
 // Retire ends the session without a snapshot when everything saved is durable and indexed.

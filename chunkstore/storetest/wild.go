@@ -63,6 +63,9 @@ func (c creating) PutIfAbsent(ctx context.Context, name string, data []byte) err
 type Lag struct {
 	Delay time.Duration
 	Now   func() time.Time // default time.Now
+	// Share, if not nil, returns at random from 0 to 1 how much of Delay it is for one object in one listing, so that
+	// no two listings see the same. Called by one goroutine at a time.
+	Share func() float64
 
 	mu      sync.Mutex
 	stored  map[string]time.Time
@@ -121,7 +124,7 @@ func (l *Lag) noteDeleted(info chunkstore.Info) {
 	if l.deleted == nil {
 		l.deleted = make(map[string]ghost)
 	}
-	if l.now().Sub(l.stored[info.Name]) >= l.Delay { // else no listing has ever shown it
+	if l.Share != nil || l.now().Sub(l.stored[info.Name]) >= l.Delay { // else no listing has ever shown it
 		l.deleted[info.Name] = ghost{info, l.now()}
 	}
 	delete(l.stored, info.Name)
@@ -131,14 +134,20 @@ func (l *Lag) noteDeleted(info chunkstore.Info) {
 func (l *Lag) late(prefix string, infos []chunkstore.Info) []chunkstore.Info {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.now()
+	late := func(at time.Time) bool {
+		delay := l.Delay
+		if l.Share != nil {
+			delay = time.Duration(l.Share() * float64(delay))
+		}
+		return l.now().Sub(at) < delay
+	}
 	infos = slices.DeleteFunc(infos, func(i chunkstore.Info) bool {
 		at, ok := l.stored[i.Name]
-		return ok && now.Sub(at) < l.Delay
+		return ok && late(at)
 	})
 	for name, g := range l.deleted {
 		listed := slices.ContainsFunc(infos, func(i chunkstore.Info) bool { return i.Name == name })
-		if strings.HasPrefix(name, prefix) && now.Sub(g.at) < l.Delay && !listed {
+		if strings.HasPrefix(name, prefix) && !listed && late(g.at) {
 			infos = append(infos, g.info)
 		}
 	}
