@@ -136,6 +136,11 @@ func (x *salvage) run(ctx context.Context) error {
 	sys := &x.sys
 	sys.Images, sys.Containers = slices.Clone(sys.Images), slices.Clone(sys.Containers)
 	sys.Volumes, sys.Binds = slices.Clone(sys.Volumes), slices.Clone(sys.Binds)
+	blobs, err := x.blobs(ctx, sys.Blobs)
+	if err != nil {
+		return err
+	}
+	sys.Blobs = blobs
 	for i := range sys.Images {
 		if err := x.image(ctx, &sys.Images[i]); err != nil {
 			return err
@@ -170,11 +175,11 @@ func (x *salvage) image(ctx context.Context, img *snapshot.Image) error {
 		if l.Size == 0 {
 			continue // the snapshot never had it
 		}
-		whole, err := x.all(archive.LayerRefs(ctx, x.repo, l.DiffID))
-		if err != nil && !isLoss(err) {
+		whole, err := x.whole(ctx, l.DiffID)
+		if err != nil {
 			return err
 		}
-		if err != nil || !whole {
+		if !whole {
 			x.problem("image "+imageName(*img), "layer %s is lost: the image must come from elsewhere", l.DiffID)
 			img.Layers = nil
 			return nil
@@ -188,9 +193,47 @@ func (x *salvage) image(ctx context.Context, img *snapshot.Image) error {
 		if l.Size == 0 {
 			continue
 		}
-		if _, ok, err := archive.HasLayer(ctx, x.session, l.DiffID); err != nil || !ok {
-			return errors.Join(err, errWaits)
+		if err := x.keep(ctx, l.DiffID); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// blobs returns those of a pushed image that are whole.
+func (x *salvage) blobs(ctx context.Context, list []snapshot.Blob) (left []snapshot.Blob, err error) {
+	for _, b := range list {
+		whole, err := x.whole(ctx, b.Stored())
+		if err != nil {
+			return nil, err
+		}
+		if !whole {
+			x.problem("blob "+b.Digest, "is lost: whoever pulls what needs it gets an error")
+			continue
+		}
+		if x.session != nil {
+			if err := x.keep(ctx, b.Stored()); err != nil {
+				return nil, err
+			}
+		}
+		left = append(left, b)
+	}
+	return left, nil
+}
+
+// whole tells whether all of a layer is stored.
+func (x *salvage) whole(ctx context.Context, layer string) (bool, error) {
+	whole, err := x.all(archive.LayerRefs(ctx, x.repo, layer))
+	if err != nil && isLoss(err) {
+		return false, nil
+	}
+	return whole, err
+}
+
+// keep makes a layer part of the session's snapshot.
+func (x *salvage) keep(ctx context.Context, layer string) error {
+	if _, ok, err := archive.HasLayer(ctx, x.session, layer); err != nil || !ok {
+		return errors.Join(err, errWaits)
 	}
 	return nil
 }

@@ -21,6 +21,9 @@ import (
 // nothing of is left out, and networks become overlays. It also tells what the file cannot say. The file holds the
 // containers' environments, secrets included.
 func Compose(snap *snapshot.Snapshot, stack bool) (text []byte, notes []snapshot.Problem, err error) {
+	if snap.Pushed != nil {
+		return nil, nil, fmt.Errorf("compose file of %s: %w", snap.System.Name, errPushed)
+	}
 	w := &composer{
 		snap: snap, stack: stack, names: map[string]string{},
 		project: &types.Project{Services: types.Services{}, Networks: types.Networks{}, Volumes: types.Volumes{}},

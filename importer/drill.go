@@ -96,6 +96,9 @@ type driller struct {
 // It is a *DrillError if the drill failed: that is on record too. After any other error, or when ctx ended, there
 // is no record; what was made is removed all the same. The record is never nil.
 func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*DrillRecord, error) {
+	if snap.Pushed != nil {
+		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, errPushed)
+	}
 	started := time.Now()
 	record := &DrillRecord{
 		System: snap.System.Name, Snapshot: snap.ID, SnapshotTime: snap.Time, Host: o.Host, Engine: e.Facts().Engine,
@@ -123,6 +126,9 @@ func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snap
 
 // PlanDrill says what a drill would make.
 func PlanDrill(ctx context.Context, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*Plan, error) {
+	if snap.Pushed != nil {
+		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, errPushed)
+	}
 	isolated, opts, notes, err := drillOf(snap, "00000000", e.Facts(), o)
 	if err != nil {
 		return nil, err

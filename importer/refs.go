@@ -64,11 +64,19 @@ func systemRefs(ctx context.Context, repo *chunkstore.Repository, sys *snapshot.
 		tree := func(what, name string, a *snapshot.Archive) bool {
 			return a == nil || !wanted(fmt.Sprint("tree ", a.Records)) || yield(what+" "+name, archive.Refs(ctx, repo, a.Records))
 		}
+		layer := func(what, name string) bool {
+			return !wanted("layer "+name) || yield(what+" "+name, archive.LayerRefs(ctx, repo, name))
+		}
 		for _, i := range sys.Images {
 			for _, l := range i.Layers {
-				if wanted("layer "+l.DiffID) && !yield("layer "+l.DiffID, archive.LayerRefs(ctx, repo, l.DiffID)) {
+				if !layer("layer", l.DiffID) {
 					return
 				}
+			}
+		}
+		for _, b := range sys.Blobs {
+			if !layer("blob", b.Stored()) {
+				return
 			}
 		}
 		for _, c := range sys.Containers {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
 // registry is a read-only OCI registry of some images, for the engine of this host to pull from. A
@@ -92,6 +95,28 @@ func registryError(w http.ResponseWriter, status int, code string) {
 	_, _ = fmt.Fprintf(w, `{"errors":[{"code":%q}]}`, code)
 }
 
+// refusal is an answer to a request that cannot be granted, with words for people.
+type refusal struct {
+	status    int
+	code, why string
+}
+
+func (e *refusal) Error() string { return e.why }
+
+func refuse(status int, code, why string, args ...any) error {
+	return &refusal{status, code, fmt.Sprintf(why, args...)}
+}
+
+func (e *refusal) answer(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.status)
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	_ = json.NewEncoder(w).Encode(map[string][]item{"errors": {{e.code, e.why}}}) // the client has gone
+}
+
 func (r *registry) manifest(w http.ResponseWriter, req *http.Request, name string) {
 	o := r.images[name]
 	for _, other := range r.images {
@@ -138,52 +163,56 @@ func serveBlob(w http.ResponseWriter, req *http.Request, o *ociImage, open openL
 	}
 	for _, l := range o.image.Layers {
 		if l.DiffID == name {
-			serveLayer(w, req, open, name, l.Size)
+			err := serveStored(w, req, snapshot.Blob{Digest: name, Size: l.Size}, func(ctx context.Context) (io.ReadCloser, error) {
+				r, _, err := open(ctx, name)
+				return r, err
+			})
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
 			return true
 		}
 	}
 	return false
 }
 
-// serveLayer serves a layer or one range of it. A range is cut out of the whole: the start is read and
-// thrown away, which happens only when an engine resumes after a broken connection.
-func serveLayer(w http.ResponseWriter, req *http.Request, open openLayer, diffID string, size int64) {
-	from, to, err := byteRange(req.Header.Get("Range"), size)
+// serveStored serves a blob or one range of it. A range is cut out of the whole: the start is read and
+// thrown away, which happens only when an engine resumes after a broken connection. After an error the handler must
+// panic with http.ErrAbortHandler: the length is promised, and a connection that ends early is how the client learns.
+func serveStored(w http.ResponseWriter, req *http.Request, b snapshot.Blob, open func(context.Context) (io.ReadCloser, error)) error {
+	from, to, err := byteRange(req.Header.Get("Range"), b.Size)
 	if err != nil {
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", b.Size))
 		registryError(w, http.StatusRequestedRangeNotSatisfiable, "BLOB_UNKNOWN")
-		return
+		return nil
 	}
 	h := w.Header()
-	h.Set("Docker-Content-Digest", diffID)
+	h.Set("Docker-Content-Digest", b.Digest)
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Content-Length", strconv.FormatInt(to-from, 10))
 	status := http.StatusOK
-	if to-from != size {
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, size))
+	if to-from != b.Size {
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, b.Size))
 		status = http.StatusPartialContent
 	}
 	if req.Method == http.MethodHead {
 		w.WriteHeader(status)
-		return
+		return nil
 	}
-	if err := copyLayer(req.Context(), w, open, status, diffID, from, to); err != nil {
-		// The length is promised: a connection that ends early is how the engine learns.
-		panic(http.ErrAbortHandler)
-	}
-}
-
-func copyLayer(ctx context.Context, w http.ResponseWriter, open openLayer, status int, diffID string, from, to int64) error {
-	blob, _, err := open(ctx, diffID)
+	blob, err := open(req.Context())
 	if err != nil {
 		return err
 	}
+	return copyRange(w, blob, status, from, to)
+}
+
+func copyRange(w http.ResponseWriter, blob io.ReadCloser, status int, from, to int64) error {
 	defer blob.Close()
 	if _, err := io.CopyN(io.Discard, blob, from); err != nil {
 		return err
 	}
 	w.WriteHeader(status)
-	_, err = io.CopyN(w, blob, to-from)
+	_, err := io.CopyN(w, blob, to-from)
 	return err
 }
 

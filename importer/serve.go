@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,23 +29,30 @@ const builtImages = 16
 // searchedImages is how many snapshots of a name are made images of to find one by its digest.
 const searchedImages = 64
 
-// ImageServer is a read-only OCI registry of all snapshots of a repository: the image SYSTEM/CONTAINER:SNAPSHOT is
+// ImageServer is an OCI registry of all snapshots of a repository: the image SYSTEM/CONTAINER:SNAPSHOT is
 // that of a container, by its name or Compose service, with its changes on top; the very one that a restore would
-// make. The tag is the first 8 digits of the snapshot's id, or more, or "latest". Names are written as image names
-// must be: in lower-case letters, digits and -, _ and dots.
+// make. The tag is the first 8 digits of the snapshot's id, or more, or a tag of the snapshot, or "latest". Names are
+// written as image names must be: in lower-case letters, digits and -, _ and dots.
+//
+// What is pushed by a name becomes a snapshot of the system pushed/NAME, tagged as the image is, and is served byte for byte
+// as it was pushed. Its blobs wait in unlinked files until their manifest comes, so what breaks off leaves nothing.
+// Nothing can be deleted by way of the registry.
 //
 // Layers are served as they are, uncompressed. A manifest that is asked for by its digest is looked for in the newest 64
 // snapshots of the name: the nodes of a swarm pull so, and this server may be another one than told the digest. A blob is
 // known once its manifest was asked for. Close gives the temporary files back.
 type ImageServer struct {
-	repo    *chunkstore.Repository
-	tempDir string
-	log     *slog.Logger
+	repo          *chunkstore.Repository
+	tempDir       string
+	log           *slog.Logger
+	host, program string
+	uploads       *uploads // nil: nothing can be pushed
 
 	building sync.Mutex // one image is built at a time
 	mu       sync.Mutex
-	built    []*builtImage               // those used last come last
-	digests  map[[2]string]digest.Digest // of manifests, by name and snapshot
+	built    []*builtImage                 // those used last come last
+	digests  map[[2]string]digest.Digest   // of manifests, by name and snapshot
+	pushed   map[string]*snapshot.Snapshot // by id
 }
 
 // builtImage is an image that was asked for.
@@ -55,16 +64,37 @@ type builtImage struct {
 	using    sync.RWMutex // held for reading while layers are
 }
 
-// NewImageServer returns a server; its requests may run concurrently. tempDir is where containers' changes are spooled,
-// as unlinked files; empty: os.TempDir.
-func NewImageServer(repo *chunkstore.Repository, tempDir string, log *slog.Logger) *ImageServer {
-	return &ImageServer{repo: repo, tempDir: tempDir, log: log, digests: map[[2]string]digest.Digest{}}
+// ImageServerOptions are options of NewImageServer. The zero value serves what is there.
+type ImageServerOptions struct {
+	TempDir  string       // where containers' changes and uploads are spooled, as unlinked files; empty: os.TempDir
+	Log      *slog.Logger // nil: nothing is logged
+	Writable bool         // images can be pushed
+	Host     string       // of snapshots of pushed images
+	Program  string       // the same: name and version
+}
+
+// NewImageServer returns a server; its requests may run concurrently.
+func NewImageServer(repo *chunkstore.Repository, o ImageServerOptions) *ImageServer {
+	s := &ImageServer{
+		repo: repo, tempDir: o.TempDir, log: o.Log, host: o.Host, program: o.Program,
+		digests: map[[2]string]digest.Digest{}, pushed: map[string]*snapshot.Snapshot{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Writable {
+		s.uploads = newUploads(o.TempDir)
+	}
+	return s
 }
 
 var _ http.Handler = (*ImageServer)(nil)
 
 // Close gives the space of temporary files back. Nothing may be served any more.
 func (s *ImageServer) Close() error {
+	if s.uploads != nil {
+		s.uploads.close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
@@ -75,29 +105,57 @@ func (s *ImageServer) Close() error {
 	return errors.Join(errs...)
 }
 
-// ServeHTTP answers as the OCI distribution specification says for pulls.
+// route is what a path below /v2/ is about.
+type route struct {
+	name string // of the image
+	what string // "manifests", "blobs", "uploads", "tags", "referrers"; of no image "base", "_catalog"
+	ref  string // a tag, a digest, the id of an upload
+}
+
+// parseRoute reads a path. What it does not know is about nothing.
+func parseRoute(path string) route {
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	if path == "/v2" || ok && rest == "" {
+		return route{what: "base"}
+	}
+	if !ok || rest == "_catalog" {
+		return route{what: rest}
+	}
+	parts := strings.Split(rest, "/")
+	last := len(parts) - 1
+	if name, begins := strings.CutSuffix(rest, "/blobs/uploads"); begins {
+		return route{name, "uploads", ""}
+	}
+	if last >= 3 && parts[last-2] == "blobs" && parts[last-1] == "uploads" {
+		return route{strings.Join(parts[:last-2], "/"), "uploads", parts[last]}
+	}
+	if last < 2 {
+		return route{}
+	}
+	return route{strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]}
+}
+
+// ServeHTTP answers as the OCI distribution specification says.
 func (s *ImageServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+	r := parseRoute(req.URL.Path)
+	switch reads := req.Method == http.MethodGet || req.Method == http.MethodHead; {
+	case s.receive(w, req, r):
+	case !reads:
 		registryError(w, http.StatusMethodNotAllowed, "UNSUPPORTED")
-		return
-	}
-	path, ok := strings.CutPrefix(req.URL.Path, "/v2/")
-	parts := strings.Split(path, "/")
-	switch {
-	case ok && path == "" || req.URL.Path == "/v2":
+	case r.what == "base":
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}")
-	case ok && path == "_catalog":
+	case r.what == "_catalog":
 		s.catalog(w, req)
-	case !ok || len(parts) != 4:
-		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
-	case parts[2] == "manifests":
-		s.manifest(w, req, parts[0]+"/"+parts[1], parts[3])
-	case parts[2] == "blobs":
-		s.blob(w, req, parts[0]+"/"+parts[1], parts[3])
-	case parts[2] == "tags" && parts[3] == "list":
-		s.tags(w, req, parts[0]+"/"+parts[1])
+	case r.what == "manifests":
+		s.manifest(w, req, r.name, r.ref)
+	case r.what == "blobs":
+		s.blob(w, req, r.name, r.ref)
+	case r.what == "tags" && r.ref == "list":
+		s.tags(w, req, r.name)
+	case r.what == "referrers":
+		s.referrers(w, req, r.name, r.ref)
 	default:
 		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
 	}
@@ -109,11 +167,11 @@ func (s *ImageServer) fail(w http.ResponseWriter, req *http.Request, err error) 
 	registryError(w, http.StatusInternalServerError, "UNKNOWN")
 }
 
-// snapshotsOf lists the snapshots that have an image of the name, newest first; strays are none.
+// snapshotsOf lists the snapshots that have a container of the name, newest first; strays are none.
 func snapshotsOf(cat *snapshot.Catalog, name string) []snapshot.Summary {
 	system, container, _ := strings.Cut(name, "/")
 	return slices.DeleteFunc(slices.Clone(cat.Snapshots), func(s snapshot.Summary) bool {
-		return sanitize(s.System) != system || container == ""
+		return s.Pushed != nil || sanitize(s.System) != system || container == "" || strings.Contains(container, "/")
 	})
 }
 
@@ -126,7 +184,11 @@ func (s *ImageServer) image(ctx context.Context, name, tag string) (*builtImage,
 	if err != nil {
 		return nil, err
 	}
-	sel, err := snapshot.Select(snapshotsOf(cat, name), tag, snapshot.Filter{}, time.Local)
+	list := snapshotsOf(cat, name)
+	if i := slices.IndexFunc(list, func(s snapshot.Summary) bool { return slices.Contains(s.Tags, tag) && !s.Stray }); i >= 0 {
+		return s.imageOf(ctx, cat, list[i], name)
+	}
+	sel, err := snapshot.Select(list, tag, snapshot.Filter{}, time.Local)
 	if err != nil || sel.Part != "" || tag != "latest" && (len(tag) < 8 || !strings.HasPrefix(sel.Summary.ID, tag)) {
 		return nil, errNoImage
 	}
@@ -252,6 +314,12 @@ func (s *ImageServer) known(name string) []*builtImage {
 }
 
 func (s *ImageServer) manifest(w http.ResponseWriter, req *http.Request, name, ref string) {
+	if served, err := s.servePushedManifest(w, req, name, ref); err != nil {
+		s.fail(w, req, err)
+		return
+	} else if served {
+		return
+	}
 	find := s.image
 	if _, err := digest.Parse(ref); err == nil {
 		find = s.byDigest
@@ -275,6 +343,12 @@ func (s *ImageServer) blob(w http.ResponseWriter, req *http.Request, name, ref s
 		if b.serve(w, req, ref) {
 			return
 		}
+	}
+	if served, err := s.servePushedBlob(w, req, name, ref); err != nil {
+		s.fail(w, req, err)
+		return
+	} else if served {
+		return
 	}
 	again, err := s.builtBefore(req.Context(), name)
 	if err != nil {
@@ -330,24 +404,52 @@ func (b *builtImage) serve(w http.ResponseWriter, req *http.Request, ref string)
 	return serveBlob(w, req, b.oci, b.layers.open, ref)
 }
 
-// tags lists the snapshots that have an image of a name.
+// tags lists the tags of an image: of a container's the snapshots that have it, and their tags.
 func (s *ImageServer) tags(w http.ResponseWriter, req *http.Request, name string) {
 	cat, err := snapshot.ReadCatalog(req.Context(), s.repo)
 	if err != nil {
 		s.fail(w, req, err)
 		return
 	}
-	list := snapshotsOf(cat, name)
-	if len(list) == 0 {
-		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
-		return
+	tags := []string{}
+	list, pushed := snapshotsOf(cat, name), pushedAs(cat, name)
+	if len(list) > 0 {
+		tags = append(tags, "latest")
 	}
-	tags := []string{"latest"}
 	for _, one := range list {
 		tags = append(tags, shortID(one.ID))
 	}
+	for _, one := range slices.Concat(list, pushed) {
+		tags = append(tags, one.Tags...)
+	}
+	if len(list)+len(pushed) == 0 {
+		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
+		return
+	}
+	tags = slices.DeleteFunc(tags, func(t string) bool { return !imageTags.MatchString(t) })
 	slices.Sort(tags)
-	answerJSON(w, map[string]any{"name": name, "tags": tags})
+	answerJSON(w, map[string]any{"name": name, "tags": page(w, req, slices.Compact(tags))})
+}
+
+// page returns what of a sorted list a request is about: n of it, after the one that is called last. The answer links to the next.
+func page(w http.ResponseWriter, req *http.Request, list []string) []string {
+	query := req.URL.Query()
+	if last := query.Get("last"); last != "" {
+		i, found := slices.BinarySearch(list, last)
+		if found {
+			i++
+		}
+		list = list[i:]
+	}
+	n, err := strconv.Atoi(query.Get("n"))
+	if err != nil || n < 0 || n >= len(list) {
+		return list
+	}
+	if n > 0 {
+		query.Set("last", list[n-1])
+		w.Header().Set("Link", fmt.Sprintf("<%s?%s>; rel=\"next\"", req.URL.EscapedPath(), query.Encode()))
+	}
+	return list[:n]
 }
 
 // catalog lists all names.
@@ -359,12 +461,15 @@ func (s *ImageServer) catalog(w http.ResponseWriter, req *http.Request) {
 	}
 	names := []string{}
 	for _, one := range cat.Snapshots {
+		if one.Pushed != nil {
+			names = append(names, one.Pushed.Name)
+		}
 		for _, c := range one.Containers {
 			names = append(names, sanitize(one.System)+"/"+sanitize(c))
 		}
 	}
 	slices.Sort(names)
-	answerJSON(w, map[string]any{"repositories": slices.Compact(names)})
+	answerJSON(w, map[string]any{"repositories": page(w, req, slices.Compact(names))})
 }
 
 func answerJSON(w http.ResponseWriter, v any) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -35,7 +34,7 @@ func served(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot) 
 		snap.Summary.Containers = append(snap.Summary.Containers, c.Name)
 	}
 	ok(t, snapshot.Commit(t.Context(), s, snap))
-	server := importer.NewImageServer(repo, t.TempDir(), slog.New(slog.DiscardHandler))
+	server := importer.NewImageServer(repo, importer.ImageServerOptions{TempDir: t.TempDir()})
 	t.Cleanup(func() { ok(t, server.Close()) })
 	return server, snap.ID
 }
@@ -135,7 +134,8 @@ func checkServed(t *testing.T, base, manifest string, layer snapshot.Layer) {
 		{"GET", "/v2/shop/web/manifests/shop", "", 404, "MANIFEST_UNKNOWN"},
 		{"GET", "/v2/shop/none/manifests/latest", "", 404, "MANIFEST_UNKNOWN"},
 		{"GET", "/v2/none/web/manifests/latest", "", 404, "MANIFEST_UNKNOWN"},
-		{"GET", "/v2/shop/web/extra/manifests/latest", "", 404, "NAME_UNKNOWN"},
+		{"GET", "/v2/shop/web/extra/manifests/latest", "", 404, "MANIFEST_UNKNOWN"},
+		{"GET", "/v2/shop/web/what/latest", "", 404, "NAME_UNKNOWN"},
 		{"GET", "/v2/shop/web/blobs/sha256:" + strings.Repeat("0", 64), "", 404, "BLOB_UNKNOWN"},
 		{"GET", "/v2/shop/db/blobs/" + layer.DiffID, "", 404, "BLOB_UNKNOWN"},
 		{"HEAD", "/v2/shop/web/blobs/" + layer.DiffID, "", 200, ""},

@@ -51,7 +51,7 @@ var house = map[string][]string{
 	},
 	"importer": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
-		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
+		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},

@@ -8,6 +8,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -37,6 +38,7 @@ type Summary struct {
 	Origin     *Origin       `json:"origin,omitempty"` // of a snapshot that was copied from another repository
 	Site       string        `json:"site,omitempty"`   // that made it
 	Term       int           `json:"term,omitempty"`   // of that site, see Term
+	Pushed     *Pushed       `json:"pushed,omitempty"` // of an image that was pushed to the registry
 
 	// Stray says that the site that made it had lost the system already: it is of no term's history, and is only
 	// found by its id. A catalog finds out.
@@ -51,6 +53,12 @@ type Origin struct {
 	Repository string    `json:"repository"` // its id, 32 hex digits
 	Snapshot   string    `json:"snapshot"`   // the id there
 	Stored     time.Time `json:"stored"`     // when it was stored there, by the clock of that store
+}
+
+// Pushed says that a snapshot is an image that was pushed to the registry of this program, and not a system of an engine's.
+type Pushed struct {
+	Name   string `json:"name"`   // of the image, as it was pushed: "team/app"
+	Digest string `json:"digest"` // of what was pushed, which is the first of System.Manifests
 }
 
 // Stats says what a snapshot holds and what it cost. All sizes in bytes.
@@ -84,6 +92,7 @@ const (
 	ByCompose   Source = "compose"   // label com.docker.compose.project
 	ByLabel     Source = "label"     // label io.github.hakobune-dr.system
 	ByContainer Source = "container" // one container, or a list of names
+	ByPush      Source = "push"      // no system: an image that was pushed
 )
 
 // System is the body of a snapshot.
@@ -98,7 +107,28 @@ type System struct {
 	Quiesce    Quiesce     `json:"quiesce"`
 	Problems   []Problem   `json:"problems,omitempty"` // what could not be captured; empty means complete
 	Notes      []Problem   `json:"notes,omitempty"`    // what was recorded but by its nature not read, or changed while read
+
+	// Of an image that was pushed; Images are what a restore makes of it.
+	Manifests []Manifest `json:"manifests,omitempty"` // what was pushed, then all that it refers to
+	Blobs     []Blob     `json:"blobs,omitempty"`     // all that the manifests refer to, as it was pushed
 }
+
+// Manifest is a manifest or an index of a pushed image.
+type Manifest struct {
+	Digest    string `json:"digest"` // by which it was pushed, else its SHA-256
+	MediaType string `json:"media_type"`
+	Raw       []byte `json:"raw"` // byte for byte
+}
+
+// Blob is a blob of a pushed image. Its bytes are stored as those of a layer are, see package archive.
+type Blob struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+	Layer  string `json:"layer,omitempty"` // its SHA-256 where Digest is another sum
+}
+
+// Stored is the name by which package archive has the blob.
+func (b Blob) Stored() string { return cmp.Or(b.Layer, b.Digest) }
 
 // Problem is something that a snapshot lacks, or a note on what it holds.
 type Problem struct {

@@ -156,22 +156,20 @@ func ignoreEnded(ctx context.Context, err error) error {
 // carry saves everything that snap holds in a session of the destination, and makes snap refer to that.
 func (c *Copier) carry(ctx context.Context, session *chunkstore.Session, snap *snapshot.Snapshot) error {
 	done := map[string]bool{}
-	for _, image := range snap.System.Images {
-		for _, l := range image.Layers {
-			if done[l.DiffID] {
-				continue
+	for _, name := range layers(&snap.System) {
+		if done[name] {
+			continue
+		}
+		done[name] = true
+		err := c.layer(ctx, session, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			if !snap.Complete {
+				continue // the backup could not read it, and its problems say so
 			}
-			done[l.DiffID] = true
-			err := c.layer(ctx, session, l.DiffID)
-			if errors.Is(err, fs.ErrNotExist) {
-				if !snap.Complete {
-					continue // the backup could not read it, and its problems say so
-				}
-				err = fmt.Errorf("%w: %w", chunkstore.ErrChunkMissing, err)
-			}
-			if err != nil {
-				return err
-			}
+			err = fmt.Errorf("%w: %w", chunkstore.ErrChunkMissing, err)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	for _, t := range trees(&snap.System) {
@@ -210,6 +208,20 @@ func (c *Copier) layer(ctx context.Context, session *chunkstore.Session, diffID 
 // tell tells how much has been read.
 func (c *Copier) tell(what string) {
 	c.observer.Notify(snapshot.Event{Phase: "copy", What: what, Done: c.read.Load()})
+}
+
+// layers names all that a system has as layers.
+func layers(sys *snapshot.System) []string {
+	var names []string
+	for _, image := range sys.Images {
+		for _, l := range image.Layers {
+			names = append(names, l.DiffID)
+		}
+	}
+	for _, b := range sys.Blobs {
+		names = append(names, b.Stored())
+	}
+	return names
 }
 
 // part is a tree of a system: where its archive stands, and what it is.

@@ -21,25 +21,34 @@ func (p *program) registryCommand() *cli.Command {
 		Usage: "serve images straight from the repository",
 		Subcommands: []*cli.Command{{
 			Name:  "serve",
-			Usage: "a read-only registry for docker pull, until it is interrupted",
+			Usage: "a registry for docker pull, and with --writable for docker push, until it is interrupted",
 			Description: `Any machine with Docker pulls a protected container as an image, its changes included, as the snapshot has it:
 
    hakobune registry serve
    docker pull 127.0.0.1:5000/shop/web:latest
    docker pull 127.0.0.1:5000/shop/web:1a2b3c4d     of the snapshot with that id
 
-An image is named SYSTEM/CONTAINER (or SYSTEM/SERVICE) and tagged with the first 8 digits of a snapshot's id.
-Nothing can be pushed. Without flags it listens on the loopback interface only. Whoever reaches it reads what
-the snapshots hold, so any other address wants a certificate and passwords:
+An image is named SYSTEM/CONTAINER (or SYSTEM/SERVICE) and tagged with the first 8 digits of a snapshot's id, or
+with a tag of it. Without flags nothing can be pushed, and it listens on the loopback interface only. Whoever
+reaches it reads what the snapshots hold, so any other address wants a certificate and passwords:
 
    htpasswd -Bc users alice
-   hakobune registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users`,
+   hakobune registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
+
+With --writable, what is pushed as NAME:TAG becomes a snapshot of the system pushed/NAME with that tag, like any
+other: snapshots lists it, check verifies it, forget and prune take it, copy and restore know it. It is pulled byte
+for byte as it was pushed; a restore gives the engine its images. Nothing can be deleted through the registry.
+
+   hakobune registry serve --writable
+   docker push 127.0.0.1:5000/team/app:v1
+   hakobune snapshots --system pushed/team/app`,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` and port to listen on", Value: "127.0.0.1:5000"},
 				&cli.StringFlag{Name: "tls-cert", Usage: "`FILE` with the certificate, in PEM"},
 				&cli.StringFlag{Name: "tls-key", Usage: "`FILE` with its key"},
 				&cli.StringFlag{Name: "htpasswd", Usage: "`FILE` with users and bcrypt hashes of their passwords, one of which must be given"},
 				&cli.BoolFlag{Name: "insecure", Usage: "listen on other addresses without TLS or without passwords"},
+				&cli.BoolFlag{Name: "writable", Usage: "let images be pushed; on other addresses only with passwords"},
 			},
 			Action: p.registryServe,
 		}},
@@ -70,7 +79,9 @@ func (p *program) registryServe(c *cli.Context) error {
 	if config != nil {
 		l = tls.NewListener(l, config)
 	}
-	images := importer.NewImageServer(repo, os.TempDir(), p.logger(c))
+	images := importer.NewImageServer(repo, importer.ImageServerOptions{
+		TempDir: os.TempDir(), Log: p.logger(c), Writable: c.Bool("writable"), Host: hostName(), Program: "hakobune " + version(),
+	})
 	server := &http.Server{Handler: users.guard(images), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	err = p.result(c, listeningLine{"listening", l.Addr().String()}, func() {
 		fmt.Fprintf(p.out, "serving on %s; docker pull %s/SYSTEM/CONTAINER:latest\n", l.Addr(), l.Addr())
@@ -78,7 +89,7 @@ func (p *program) registryServe(c *cli.Context) error {
 	return errors.Join(err, serveUntil(c.Context, server, l), images.Close())
 }
 
-// registryAccess reads who may pull, and the certificate.
+// registryAccess reads who may pull and push, and the certificate.
 func registryAccess(c *cli.Context) (users, *tls.Config, error) {
 	cert, key, file := c.String("tls-cert"), c.String("tls-key"), c.String("htpasswd")
 	if (cert == "") != (key == "") {
@@ -87,6 +98,9 @@ func registryAccess(c *cli.Context) (users, *tls.Config, error) {
 	if (cert == "" || file == "") && !c.Bool("insecure") && !loopback(c.String("listen")) {
 		return nil, nil, usage("%s can be reached by others: everybody could read what the snapshots hold", c.String("listen")).
 			hint("give --tls-cert, --tls-key and --htpasswd, or --insecure")
+	}
+	if c.Bool("writable") && file == "" && !loopback(c.String("listen")) {
+		return nil, nil, usage("%s can be reached by others: everybody could push images", c.String("listen")).hint("give --htpasswd")
 	}
 	var known users
 	if file != "" {

@@ -87,11 +87,13 @@ func (p *program) details(c *cli.Context, s *snapshot.Snapshot) error {
 		if o := s.Origin; o != nil {
 			fmt.Fprintf(p.out, "  copy of     %s in repository %s, stored there %s\n", o.Snapshot[:min(8, len(o.Snapshot))], o.Repository[:min(8, len(o.Repository))], localTime(o.Stored))
 		}
+		if s.Pushed != nil {
+			p.pushedDetails(s)
+			return
+		}
 		fmt.Fprintf(p.out, "  engine      Docker %s, %s, %s/%s\n", s.Engine.Version, s.Engine.StorageDriver, s.Engine.OS, s.Engine.Arch)
 		fmt.Fprintf(p.out, "  quiesced    %s, stood still for %s\n", s.System.Quiesce.Mode, span(s.System.Quiesce.Paused))
-		for _, i := range s.System.Images {
-			fmt.Fprintf(p.out, "  image       %s  %d layers, %s\n", firstName(i), len(i.Layers), size(i.Size))
-		}
+		p.images(s)
 		for _, ct := range s.System.Containers {
 			fmt.Fprintf(p.out, "  container   %s  %s, changes %s%s\n", ct.Name, ct.State, contents(ct.Changes), way(ct))
 		}
@@ -111,6 +113,20 @@ func (p *program) details(c *cli.Context, s *snapshot.Snapshot) error {
 		p.problems("missing", s.System.Problems)
 		p.problems("note", s.System.Notes)
 	})
+}
+
+// pushedDetails shows what a snapshot of a pushed image has in the place of a system.
+func (p *program) pushedDetails(s *snapshot.Snapshot) {
+	fmt.Fprintf(p.out, "  pushed as   %s, %s\n  holds       %d manifests, %d blobs\n", s.Pushed.Name, s.Pushed.Digest, len(s.System.Manifests), len(s.System.Blobs))
+	p.images(s)
+	p.problems("missing", s.System.Problems)
+	p.problems("note", s.System.Notes)
+}
+
+func (p *program) images(s *snapshot.Snapshot) {
+	for _, i := range s.System.Images {
+		fmt.Fprintf(p.out, "  image       %s  %d layers, %s\n", firstName(i), len(i.Layers), size(i.Size))
+	}
 }
 
 func (p *program) problems(word string, list []snapshot.Problem) {

@@ -18,6 +18,7 @@ compose() {
 build() {
   fetch "$tools" minio github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
   fetch "$tools" versitygw github.com/versity/versitygw/cmd/versitygw@v1.8.0
+  fetch "$tools" conformance github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
   compose
 }
 
