@@ -13,7 +13,7 @@
 //     healthy.
 //
 // SyncStage makes a standby host hold most of that before it is needed: images, and the content of
-// volumes in volumes of other names. A Restore takes it over and fetches what differs.
+// volumes and bind mounts in volumes and directories of other names. A Restore takes it over and fetches what differs.
 //
 // What holds when a restore fails or is cancelled: every step has registered its inverse, and the
 // inverses run last to first, so that the engine is as it was; what was moved aside is put back.

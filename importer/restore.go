@@ -38,16 +38,17 @@ type restorer struct {
 	staged  atomic.Int64 // bytes of content that were staged here
 	local   atomic.Int64 // bytes of content that what is moved aside had
 
-	mu      sync.Mutex
-	images  map[string]string                     // engine's ids of images, by config digest
-	named   map[string]string                     // engine's ids of images, by the whole references that they were given
-	lost    map[string][]archive.Lost             // what the images with changes could not carry, by their reference
-	ids     map[string]string                     // ids of the made containers, by their name in the snapshot
-	healthy map[string]bool                       // containers that were waited for, by their name in the snapshot
-	placed  map[string]string                     // directories of volumes, by where they were filled
-	taken   []stagedVolume                        // volumes of the stage that are empty now
-	changed []stagedChanges                       // the images of changes that were made or found staged
-	naming  func(ref string, oci *ociImage) error // told before an image of changes gets its reference; nil: nobody
+	mu         sync.Mutex
+	images     map[string]string                     // engine's ids of images, by config digest
+	named      map[string]string                     // engine's ids of images, by the whole references that they were given
+	lost       map[string][]archive.Lost             // what the images with changes could not carry, by their reference
+	ids        map[string]string                     // ids of the made containers, by their name in the snapshot
+	healthy    map[string]bool                       // containers that were waited for, by their name in the snapshot
+	placed     map[string]string                     // directories of volumes, by where they were filled
+	taken      []stagedVolume                        // volumes of the stage that are empty now
+	takenBinds []stagedBind                          // of the stage, the same
+	changed    []stagedChanges                       // the images of changes that were made or found staged
+	naming     func(ref string, oci *ociImage) error // told before an image of changes gets its reference; nil: nobody
 }
 
 // Restore carries out the plan that NewPlan makes for snap and the engine. If that clashes the

@@ -22,9 +22,10 @@ import (
 )
 
 // stage is what an engine holds of a system before it is needed there: the images that a restore would send, under
-// the names that it would give them, and volumes with the content of the system's. It is written down in a file of
+// the names that it would give them, volumes with the content of the system's, and directories with that of its bind
+// mounts. It is written down in a file of
 // a state directory, which counts only as far as what it says is still so: an image has to be whole, and nothing in
-// a volume's directory may have been changed since that was filled (see fingerprint). A volume is in the file only
+// a directory may have been changed since that was filled (see fingerprint). A volume or bind is in the file only
 // when its content is on disk, and out of it before that is changed; so what a killed sync left is never taken for
 // complete, and what was complete before it is kept.
 type stage struct {
@@ -36,6 +37,9 @@ type stage struct {
 	Refs     map[string]string `json:"refs"`     // references that the images were given, and their ids
 	Changes  []stagedChanges   `json:"changes"`
 	Volumes  []stagedVolume    `json:"volumes"`
+	Binds    []stagedBind      `json:"binds,omitempty"`
+	// BindDirs are the directories of binds that a sync has made, or was about to.
+	BindDirs []string `json:"bind_dirs,omitempty"`
 
 	// Pending are references that a sync is about to give, and by what ids an engine may know the image of each.
 	Pending map[string][]string `json:"pending_images,omitempty"`
@@ -46,8 +50,25 @@ type stage struct {
 
 // stagedVolume is a volume of the engine that holds a tree.
 type stagedVolume struct {
-	Name        string             `json:"name"`  // of the system's volume, in the snapshot
-	Stage       string             `json:"stage"` // of the volume that holds its content
+	Name  string `json:"name"`  // of the system's volume, in the snapshot
+	Stage string `json:"stage"` // of the volume that holds its content
+	stagedTree
+}
+
+// stagedBind is a directory that holds the tree of a bind mount. It lies in the file system in which its path will be.
+type stagedBind struct {
+	Source string `json:"source"` // in the snapshot
+	Dir    string `json:"dir"`    // nobody's but root's; the tree is in its stageContent
+	stagedTree
+}
+
+// stageContent is the directory that holds a staged bind's tree.
+const stageContent = "content"
+
+func (b stagedBind) content() string { return filepath.Join(b.Dir, stageContent) }
+
+// stagedTree is what is held somewhere.
+type stagedTree struct {
 	Tree        chunkstore.Stream  `json:"tree"`
 	Bytes       int64              `json:"bytes"`
 	Fingerprint string             `json:"fingerprint"`
@@ -143,6 +164,20 @@ func (s *stage) forget(name string) {
 	s.Volumes = slices.DeleteFunc(s.Volumes, func(v stagedVolume) bool { return v.Name == name })
 }
 
+// bind returns what is staged of a bind mount of the snapshot.
+func (s *stage) bind(source string) (stagedBind, bool) {
+	i := slices.IndexFunc(s.Binds, func(b stagedBind) bool { return b.Source == source })
+	if i < 0 {
+		return stagedBind{}, false
+	}
+	return s.Binds[i], true
+}
+
+// forgetBind takes a bind out.
+func (s *stage) forgetBind(source string) {
+	s.Binds = slices.DeleteFunc(s.Binds, func(b stagedBind) bool { return b.Source == source })
+}
+
 // changes returns the staged image of a container's changes.
 func (s *stage) changes(c *snapshot.Container, base string) (stagedChanges, bool) {
 	i := slices.IndexFunc(s.Changes, func(h stagedChanges) bool { return h.Base == base && sameTree(h.Tree, c.Changes.Records) })
@@ -159,11 +194,28 @@ func (h stagedChanges) image(base *ociImage) (*ociImage, error) {
 
 // intact reports whether a staged volume's directory holds what it was filled with, and nobody has it mounted.
 func (v stagedVolume) intact(dir string, containers []snapshot.Container) bool {
-	if stageUser(v.Stage, containers) != "" {
-		return false
-	}
+	return stageUser(v.Stage, containers) == "" && v.holds(dir)
+}
+
+// intact is that of a volume.
+func (b stagedBind) intact(containers []snapshot.Container) bool {
+	return stageDirUser(b.Dir, containers) == "" && b.holds(b.content())
+}
+
+// holds reports whether a directory is as it was when it was filled.
+func (t stagedTree) holds(dir string) bool {
 	print, err := fingerprint(dir)
-	return err == nil && print == v.Fingerprint
+	return err == nil && print == t.Fingerprint
+}
+
+// stageDirUser returns a container that mounts a directory of this host, or what is in it.
+func stageDirUser(dir string, containers []snapshot.Container) string {
+	for _, c := range containers {
+		if slices.ContainsFunc(c.Mounts, func(m snapshot.Mount) bool { return m.Type == "bind" && within(m.Source, dir) }) {
+			return cmp.Or(c.Name, c.ID)
+		}
+	}
+	return ""
 }
 
 // stageUser returns a container that mounts a volume: one that runs could write to it, whatever becomes of it.

@@ -10,8 +10,7 @@ import (
 	"github.com/hakobune-dr/hakobune/internal/docker"
 )
 
-// TestStageOnEngines restores a system from its stage: nothing but its bind mount, which is not staged, is fetched,
-// and it is what a restore makes without one.
+// TestStageOnEngines restores a system from its stage: nothing is fetched, and it is what a restore makes without one.
 func TestStageOnEngines(t *testing.T) {
 	onEngines(t, func(t *testing.T, e *docker.Engine, prefix string) {
 		repo, snap, conf := realShop(t, prefix)
@@ -19,7 +18,7 @@ func TestStageOnEngines(t *testing.T) {
 		t.Cleanup(func() { dropStages(t, e, prefix) })
 		r, err := importer.SyncStage(t.Context(), repo, snap, e, importer.StageOptions{Dir: dir})
 		ok(t, err)
-		if r.Fetched == 0 || len(r.Steps) != 4 {
+		if r.Fetched == 0 || len(r.Steps) != 5 {
 			t.Errorf("first: %+v", r)
 		}
 		r, err = importer.SyncStage(t.Context(), repo, snap, e, importer.StageOptions{Dir: dir})
@@ -32,7 +31,7 @@ func TestStageOnEngines(t *testing.T) {
 		opts.Ports = map[string]string{"18099": ""}
 		res, err := importer.Restore(t.Context(), repo, snap, e, opts)
 		ok(t, err)
-		if res.Fetched > 100 || res.Healthy == 0 {
+		if res.Fetched != 0 || res.Healthy == 0 {
 			t.Errorf("%d bytes fetched, healthy after %v: %+v", res.Fetched, res.Healthy, res.Objects)
 		}
 		if got := run(t, e, snap.System.Containers[0].Name, "cat /data/table /etc/os"); !strings.HasPrefix(got, "rows\n") {

@@ -70,13 +70,13 @@ type stager struct {
 }
 
 // SyncStage makes a standby host hold what a restore of snap will need: its images, as a restore would send and name
-// them, and the content of its volumes, in volumes of other names. Only what differs from what is staged already is
+// them, and the content of its volumes and bind mounts, in volumes and directories of other names. Only what differs from what is staged already is
 // fetched. A Restore whose Options.Stage is the same directory then takes all that over. Volumes whose driver keeps
-// their content elsewhere, and bind mounts, are not staged.
+// their content elsewhere, and bind mounts of single files, are not staged.
 //
 // A run that is killed or fails leaves what it has completed, and the next one goes on from there: of the volumes
 // that it was at, or that somebody has written to, only files whose every chunk is the right one are not fetched
-// again. A volume that a container has mounted is not touched, and is an error.
+// again. A volume or directory that a container has mounted is not touched, and is an error.
 func SyncStage(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine, o StageOptions) (*StageResult, error) {
 	start := time.Now()
 	s := &stager{
@@ -115,6 +115,11 @@ func (s *stager) sync(ctx context.Context, o StageOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	binds, err := s.bindJobs()
+	if err != nil {
+		return err
+	}
+	jobs = append(jobs, binds...)
 	s.tell(jobs)
 	if o.DryRun {
 		return nil
@@ -228,8 +233,9 @@ func (s *stager) dropImages(ctx context.Context, old map[string]string) error {
 type stageJob struct {
 	StageStep
 	volume snapshot.Volume
-	have   stagedVolume // for an update or to keep it
-	there  bool         // the volume exists
+	bind   *snapshot.Bind // nil: it is about a volume
+	have   stagedTree     // for an update or to keep it
+	there  bool           // the volume or directory exists
 }
 
 // volumeJobs decides what to do with each volume, and with those that are staged and not of the snapshot.
@@ -282,9 +288,9 @@ func (s *stager) volumeJob(ctx context.Context, v snapshot.Volume) (stageJob, er
 	case !have.intact(dir, s.target.Containers):
 		j.Detail = "was changed by others"
 	case sameTree(have.Tree, v.Content.Records):
-		j.Action, j.have = StageKeep, have
+		j.Action, j.have = StageKeep, have.stagedTree
 	default:
-		j.Action, j.have = StageUpdate, have
+		j.Action, j.have = StageUpdate, have.stagedTree
 	}
 	return j, nil
 }
@@ -310,11 +316,15 @@ func (s *stager) stageVolumes(ctx context.Context, jobs []stageJob) error {
 	for _, j := range jobs {
 		switch j.Action {
 		case StageRemove:
-			g.Go(func() error { return s.dropVolume(gctx, j) })
+			g.Go(func() error { return s.drop(gctx, j) })
 		case StageFill, StageUpdate:
 			g.Go(func() error {
-				if err := s.stageVolume(gctx, j, m); err != nil {
-					return fmt.Errorf("volume %s: %w", j.As, err)
+				stage := s.stageVolume
+				if j.bind != nil {
+					stage = s.stageBind
+				}
+				if err := stage(gctx, j, m); err != nil {
+					return fmt.Errorf("%s %s: %w", j.Kind, j.As, err)
 				}
 				return nil
 			})
@@ -351,20 +361,30 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 	if err != nil {
 		return err
 	}
-	now := stagedVolume{Name: j.Name, Stage: j.As, Tree: j.volume.Content.Records, Bytes: j.Bytes}
-	noted := ExtractOptions{Existing: ExistingRemoved, Note: func(path, what string) {
-		now.Notes = append(now.Notes, snapshot.Problem{Where: "volume " + j.Name + ": " + path, What: what})
-	}}
-	left, err := openLeftover(s.repo, dir)
-	if err != nil {
-		return err
-	}
-	defer left.close()
 	near, err := s.nearOwn(ctx, j.volume)
 	if err != nil {
 		return err
 	}
 	defer near.close()
+	held, err := s.fill(ctx, j, dir, j.volume.Content, near, m)
+	if err != nil {
+		return err
+	}
+	return s.note(func() { s.stage.Volumes = append(s.stage.Volumes, stagedVolume{j.Name, j.As, held}) })
+}
+
+// fill makes a directory hold a tree, of which it may hold much already.
+func (s *stager) fill(ctx context.Context, j stageJob, dir string, content *snapshot.Archive, near *near, m *meter) (stagedTree, error) {
+	what := string(j.Kind) + " " + j.Name
+	now := stagedTree{Tree: content.Records, Bytes: j.Bytes}
+	noted := ExtractOptions{Existing: ExistingRemoved, Note: func(path, note string) {
+		now.Notes = append(now.Notes, snapshot.Problem{Where: what + ": " + path, What: note})
+	}}
+	left, err := openLeftover(s.repo, dir)
+	if err != nil {
+		return now, err
+	}
+	defer left.close()
 	var tree *archive.TreeReader
 	switch {
 	case j.Action == StageUpdate:
@@ -374,14 +394,12 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 	default:
 		tree = archive.OpenTreeNear(ctx, s.repo, now.Tree, near.source())
 	}
-	_, err = Extract(ctx, meteredTree{tree, counted{m.reader(tree, "volume "+j.Name), &s.fetched}}, dir, noted)
+	_, err = Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &s.fetched}}, dir, noted)
 	if err := errors.Join(err, tree.Close()); err != nil {
-		return err
+		return now, err
 	}
-	if now.Fingerprint, err = fingerprint(dir); err != nil {
-		return err
-	}
-	return s.note(func() { s.stage.Volumes = append(s.stage.Volumes, now) })
+	now.Fingerprint, err = fingerprint(dir)
+	return now, err
 }
 
 // nearOwn is what the volume of the system's own name has, where the host has one.
@@ -396,7 +414,10 @@ func (s *stager) nearOwn(ctx context.Context, v snapshot.Volume) (*near, error) 
 	return s.nearVolume(ctx, dir, v)
 }
 
-func (s *stager) dropVolume(ctx context.Context, j stageJob) error {
+func (s *stager) drop(ctx context.Context, j stageJob) error {
+	if j.Kind == KindBind {
+		return s.dropBind(ctx, j.As)
+	}
 	if err := s.note(func() { s.stage.forget(j.Name) }); err != nil {
 		return err
 	}

@@ -132,7 +132,7 @@ func (r *restorer) stagedChange(ctx context.Context, j changesJob) (bool, error)
 	return had, err
 }
 
-// spendStage removes the volumes whose content a restore that went well has taken. What it has not taken stays, and
+// spendStage removes the volumes and directories whose content a restore that went well has taken. What it has not taken stays, and
 // so do images: they are the restored system's now, and no later sync removes them.
 func (r *restorer) spendStage(ctx context.Context) {
 	if r.stage == nil {
@@ -144,6 +144,14 @@ func (r *restorer) spendStage(ctx context.Context) {
 		if err := r.engine.RemoveVolume(ctx, v.Stage); err != nil {
 			r.res.note("volume "+v.Stage, "is left, and empty: "+err.Error())
 		}
+	}
+	for _, b := range r.takenBinds {
+		r.stage.forgetBind(b.Source)
+		if err := os.RemoveAll(b.Dir); err != nil {
+			r.res.note("directory "+b.Dir, "is left, and empty: "+err.Error())
+			continue
+		}
+		r.stage.BindDirs = slices.DeleteFunc(r.stage.BindDirs, func(d string) bool { return d == b.Dir })
 	}
 	if err := r.stage.save(); err != nil {
 		r.res.note("stage", err.Error())

@@ -248,7 +248,11 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 		if err := r.journal.made(made{Kind: kindContent, Name: j.path}); err != nil {
 			return err
 		}
-		if err := r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m); err != nil {
+		_, taken, err := r.takeStagedBind(ctx, j, j.path, nil, what, m)
+		if err == nil && !taken {
+			err = r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m)
+		}
+		if err != nil {
 			return err
 		}
 		return r.journal.filled(kindContent, j.path, j.path)
@@ -270,7 +274,13 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what st
 	if err := r.journal.intend(made{Kind: kindTemp, Name: whole}); err != nil {
 		return err
 	}
-	err := r.extract(ctx, j.bind.Content, whole, near, ExtractOptions{}, what, m)
+	moved, taken, err := r.takeStagedBind(ctx, j, whole, near, what, m)
+	if taken && err != nil {
+		return err // the undo takes the content back
+	}
+	if err == nil && !taken {
+		err = r.extract(ctx, j.bind.Content, whole, near, ExtractOptions{}, what, m)
+	}
 	from := whole
 	if j.bind.File {
 		from = filepath.Join(whole, filepath.Base(j.bind.Source))
@@ -281,7 +291,13 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what st
 	if err == nil {
 		err = os.Rename(from, j.path)
 	}
-	if err == nil {
+	switch {
+	case taken && err == nil:
+		moved(j.path)
+		return nil
+	case taken:
+		return err
+	case err == nil:
 		r.undo.add(what, func(context.Context) error { return os.RemoveAll(j.path) })
 	}
 	return errors.Join(err, os.RemoveAll(whole))

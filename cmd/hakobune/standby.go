@@ -24,14 +24,15 @@ func (p *program) standbyCommand() *cli.Command {
 			ArgsUsage: "[SYSTEM...]",
 			Description: `Run on the standby host, beside its Docker engine, it loads the images of each system's newest snapshot,
 named as a restore names them, and fills volumes of other names (hakobune-stage-...) with the content of the
-system's. Nothing is started. The next time only what differs is fetched. A restore or failover on this host
-then moves the content into the system's volumes and fetches only what the stage does not have; with the
-newest snapshot staged, that is next to nothing.
+system's, and directories of other names (.hakobune-stage-..., beside its place, or beside the first directory
+above it that is not there) with that of its bind mounts. Nothing is started. The next time only what differs
+is fetched. A restore or failover on this host then moves the content to where the system has it and fetches
+only what the stage does not have; with the newest snapshot staged, that is next to nothing.
 
 What is staged counts only while nobody has changed it. The next sync looks what of a volume that somebody
 wrote to, or that a killed sync was at, is still right, and fetches the rest; one that a container has mounted
-is an error. Bind mounts, and volumes that a driver keeps elsewhere, are not staged. "restore --as" leaves the
-stage alone.
+is an error. Bind mounts of single files, and volumes that a driver keeps elsewhere, are not staged. "restore
+--as" leaves the stage alone.
 
    hakobune standby sync                     every system of the repository
    hakobune standby sync -n shop             only show what would be fetched
