@@ -36,6 +36,11 @@ func (r *restorer) sendImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(lacking) > 0 {
+		if r.layers.near, err = r.nearLayers(ctx); err != nil {
+			return err
+		}
+	}
 	var changes []incoming
 	var built errgroup.Group
 	ctx, cancel := context.WithCancelCause(ctx)

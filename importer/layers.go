@@ -18,6 +18,7 @@ import (
 type layerStore struct {
 	repo    *chunkstore.Repository
 	fetched *atomic.Int64 // counts what is read of the repository
+	near    nears         // have what need not be fetched; set before any layer is opened
 
 	mu      sync.Mutex
 	spooled map[string]spooledLayer
@@ -36,7 +37,7 @@ func (s *layerStore) open(ctx context.Context, diffID string) (io.ReadCloser, in
 	if ok {
 		return io.NopCloser(io.NewSectionReader(l.file, 0, l.size)), l.size, nil
 	}
-	r, size, err := archive.OpenLayer(ctx, s.repo, diffID)
+	r, size, err := archive.OpenLayerNear(ctx, s.repo, diffID, s.near.source())
 	if err != nil {
 		return nil, 0, err
 	}
@@ -72,7 +73,7 @@ func (s *layerStore) keep(diffID string, l spooledLayer) error {
 	return nil
 }
 
-// close gives the space of the spooled layers back.
+// close gives the space of the spooled layers back, and closes what is near.
 func (s *layerStore) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,6 +82,7 @@ func (s *layerStore) close() error {
 		errs = append(errs, l.file.Close())
 	}
 	s.spooled = nil
+	s.near.close()
 	return errors.Join(errs...)
 }
 

@@ -98,11 +98,11 @@ func (n *near) Chunk(id chunkstore.ID, length uint32) []byte {
 			return b
 		}
 	}
-	return n.gather(pieces, length)
+	return n.gather(id, pieces, length)
 }
 
 // gather puts a chunk together that several files share.
-func (n *near) gather(pieces []nearPiece, length uint32) []byte {
+func (n *near) gather(id chunkstore.ID, pieces []nearPiece, length uint32) []byte {
 	sorted := slices.SortedStableFunc(slices.Values(pieces), func(a, b nearPiece) int { return cmp.Compare(a.at, b.at) })
 	if len(sorted) < 2 || length > leftoverChunk {
 		return nil
@@ -114,7 +114,7 @@ func (n *near) gather(pieces []nearPiece, length uint32) []byte {
 		}
 		filled = p.at + p.length
 	}
-	if filled < length {
+	if filled < length || !n.repo.IsChunk(id, b) {
 		return nil
 	}
 	return b
@@ -214,6 +214,57 @@ func (r *restorer) before() snapshot.System {
 		return snapshot.System{}
 	}
 	return r.opts.Had.System
+}
+
+// nears are several directories, which have what one of them has.
+type nears []*near
+
+var _ chunkstore.Near = nears(nil)
+
+// Chunk implements chunkstore.Near.
+func (ns nears) Chunk(id chunkstore.ID, length uint32) []byte {
+	for _, n := range ns {
+		if b := n.Chunk(id, length); b != nil {
+			return b
+		}
+	}
+	return nil
+}
+
+// Used implements chunkstore.Near.
+func (ns nears) Used(bytes int64) { ns[0].Used(bytes) } // all count alike
+
+func (ns nears) close() {
+	for _, n := range ns {
+		n.close()
+	}
+}
+
+func (ns nears) source() chunkstore.Near {
+	if len(ns) == 0 {
+		return nil
+	}
+	return ns
+}
+
+// nearLayers is what the containers that are here have of layers that are not: where a stand-in ran, what they had
+// changed is a layer of the image that it was restored to.
+func (r *restorer) nearLayers(ctx context.Context) (nears, error) {
+	var all nears
+	for _, had := range r.before().Containers {
+		if had.Changes == nil {
+			continue
+		}
+		n, err := r.nearChanges(ctx, &had)
+		if err != nil {
+			all.close()
+			return nil, err
+		}
+		if n != nil {
+			all = append(all, n)
+		}
+	}
+	return all, nil
 }
 
 // openBeneath opens a path below a directory for reading, through no symbolic link and into no other file system.

@@ -167,6 +167,43 @@ func emptied(dir string) error {
 	return err
 }
 
+// Where a stand-in ran, what home's container had changed has become a layer of its image: it is not fetched either.
+func TestLayerIsNear(t *testing.T) {
+	needRoot(t)
+	if _, err := os.Stat("/dev/shm"); err == nil {
+		t.Setenv("TMPDIR", "/dev/shm") // each restore waits for the disk
+	}
+	b := newBuilderOf(t, chunkstore.ChunkerParams{Min: 64 << 10, Bits: 16, Max: 512 << 10})
+	program := b.layer(entry{name: "app", data: "program\n", mode: 0o755})
+	changed := map[string]string{"var/cache": noise(4, 1<<20), "var/more": noise(5, 1<<20)}
+	base := b.image("app:1", map[string]any{"Cmd": []string{"/app"}}, program)
+	away := b.image("hakobune/shop-db:1", map[string]any{"Cmd": []string{"/app"}}, program, b.layer(
+		entry{name: "var/"}, entry{name: "var/cache", data: changed["var/cache"], mode: 0o644}, entry{name: "var/more", data: noise(6, 1<<20), mode: 0o644}))
+	make := func(id string, img snapshot.Image, changes map[string]string) *snapshot.Snapshot {
+		return &snapshot.Snapshot{
+			Summary: snapshot.Summary{ID: id, System: "shop", Complete: true},
+			System: snapshot.System{Name: "shop", Images: []snapshot.Image{img}, Containers: []snapshot.Container{{
+				ID: "id", Name: "shop-db", Image: img.Tags[0], ImageKey: img.Config, State: "running", Inspect: []byte(`{}`), Changes: b.tree(true, files(t, changes)),
+			}}},
+		}
+	}
+	before, now := make("11111111111111111111", base, changed), make("22222222222222222222", away, map[string]string{"etc/x": "2"})
+	repo := b.commit()
+	f := newFake(t)
+	_, err := importer.Restore(t.Context(), repo, before, f, quick)
+	ok(t, err)
+	for id := range f.containers {
+		files(t, changed)(filepath.Join(f.root, id))
+	}
+	o := homewards
+	o.Had = before
+	r, err := importer.Restore(t.Context(), repo, now, f, o)
+	ok(t, err)
+	if r.Fetched > 1<<20+20_000 || r.Local != 1<<20 {
+		t.Errorf("%d bytes fetched, %d were here", r.Fetched, r.Local)
+	}
+}
+
 // A first sync at home fetches no more, and leaves the system there as it is.
 func TestStageNearHome(t *testing.T) {
 	if testing.Short() {

@@ -18,6 +18,11 @@ import (
 // io.EOF returned, only if all bytes have the digest that diffID names. The layer that is not there
 // is an error that wraps fs.ErrNotExist. The reader must be closed.
 func OpenLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) (io.ReadCloser, int64, error) {
+	return OpenLayerNear(ctx, repo, diffID, nil)
+}
+
+// OpenLayerNear is OpenLayer that fetches only the content that near does not have. Nil has nothing.
+func OpenLayerNear(ctx context.Context, repo *chunkstore.Repository, diffID string, near chunkstore.Near) (io.ReadCloser, int64, error) {
 	l, err := findLayer(ctx, repo, diffID)
 	if err != nil {
 		return nil, 0, err
@@ -38,7 +43,7 @@ func OpenLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) 
 	return &layerReader{
 		diffID: diffID, want: want, cancel: cancel,
 		recipe: recipe, steps: newRecipeReader(recipe, ids),
-		data: repo.Read(ctx, l.contentRefs(ctx, repo, ids)),
+		data: repo.ReadNear(ctx, l.contentRefs(ctx, repo, ids), near),
 		hash: sha256.New(), unread: l.Size,
 	}, l.Size, nil
 }
