@@ -17,8 +17,8 @@ import (
 // StandInEngine is what a StandIn needs of the engine on which its system runs: *docker.Engine has it.
 type StandInEngine interface {
 	Engine
-	// Leave keeps the engine from starting a container by itself; back gives it its restart policy again.
-	Leave(ctx context.Context, id string) (back func(context.Context) error, err error)
+	// SetRestartPolicy says when the engine starts a container by itself: "no", never.
+	SetRestartPolicy(ctx context.Context, id, policy string) error
 }
 
 // StandIn is a system at a place that it is going to leave, because it comes home. It runs there until Stop, which makes
@@ -261,7 +261,7 @@ func (s *StandIn) settle(ctx context.Context, list []Hold) error {
 func (s *StandIn) Retire(ctx context.Context, was Stopped) error {
 	var errs []error
 	for _, h := range was.Holds {
-		if _, err := s.engine.Leave(ctx, h.ID); err != nil && !errors.Is(err, snapshot.ErrMissing) {
+		if err := s.engine.SetRestartPolicy(ctx, h.ID, "no"); err != nil && !errors.Is(err, snapshot.ErrMissing) {
 			errs = append(errs, fmt.Errorf("container %s: %w", h.Name, err))
 		}
 	}

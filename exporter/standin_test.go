@@ -25,9 +25,11 @@ type standInSystem struct {
 	left []string
 }
 
-func (s *standInSystem) Leave(_ context.Context, id string) (func(context.Context) error, error) {
-	s.left = append(s.left, id)
-	return nil, nil
+func (s *standInSystem) SetRestartPolicy(_ context.Context, id, policy string) error {
+	if policy == "no" {
+		s.left = append(s.left, id)
+	}
+	return nil
 }
 
 // newStandIn is a system of a database, a web server that needs it healthy, and a job that has ended.

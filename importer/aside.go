@@ -84,11 +84,16 @@ func (r *restorer) setContainersAside(ctx context.Context) error {
 func (r *restorer) setContainerAside(ctx context.Context, j containerJob) error {
 	id, name := j.old.ID, j.old.Name
 	// The volumes that it names are the new system's soon: not even a restart of the engine may start it on them.
-	back, err := r.engine.Leave(ctx, id)
-	if back != nil { // also after an error, which may have been lost on the way
-		r.undo.add("restart policy of container "+name, back)
-	}
+	policy, err := r.engine.RestartPolicy(ctx, id)
 	if err != nil {
+		return err
+	}
+	if err := r.journal.made(made{Kind: kindOldContainer, Name: name, ID: id, Aside: r.asideName(name), Restart: policy, Ran: running(j.old.State)}); err != nil {
+		return err
+	}
+	// Registered first: the answer of a call that was carried out may be lost on the way.
+	r.undo.add("restart policy of container "+name, func(ctx context.Context) error { return r.engine.SetRestartPolicy(ctx, id, policy) })
+	if err := r.engine.SetRestartPolicy(ctx, id, "no"); err != nil {
 		return err
 	}
 	if running(j.old.State) {
@@ -115,7 +120,10 @@ func (r *restorer) setVolumeAside(ctx context.Context, j volumeJob) (string, err
 	ctx, cancel := steady(ctx)
 	defer cancel()
 	old := r.asideName(j.name)
-	if err := r.engine.CreateVolume(ctx, j.volume, old, nil); err != nil {
+	if err := r.journal.made(made{Kind: kindOldVolume, Name: j.name, Aside: old}); err != nil {
+		return "", err
+	}
+	if err := r.engine.CreateVolume(ctx, j.volume, old, r.labelled(nil)); err != nil {
 		return "", err
 	}
 	holds := false // what was in the volume
@@ -165,6 +173,9 @@ func moveDir(from, to string) error {
 // setPathAside renames a host path, and returns the name that it has then.
 func (r *restorer) setPathAside(path string) (string, error) {
 	old := r.asideName(filepath.Clean(path))
+	if err := r.journal.made(made{Kind: kindOldPath, Name: path, Aside: old}); err != nil {
+		return "", err
+	}
 	if err := os.Rename(path, old); err != nil {
 		return "", fmt.Errorf("set bind %s aside: %w", path, err)
 	}
@@ -177,6 +188,9 @@ func (r *restorer) setPathAside(path string) (string, error) {
 // reference is moved.
 func (r *restorer) setReferenceAside(ctx context.Context, ref, holder string) error {
 	old := "hakobune/old-" + r.run + ":" + shortDigest(holder)
+	if err := r.journal.made(made{Kind: kindOldRef, Name: ref, Aside: old}); err != nil {
+		return err
+	}
 	if err := r.engine.Tag(ctx, holder, old); err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@
 // With Options.Keep nothing is undone and the Result lists what is there. A process that is killed
 // undoes nothing; with Options.StateDir a journal tells what it made, which the next restore of the
 // system, or Recover, takes back; once its containers are being started, the next restore goes on
-// instead, for somebody may use them. What was moved aside is in no journal, and named
-// NAME.hakobune-old-ID.
+// instead, for somebody may use them. What was moved aside is named NAME.hakobune-old-ID, and put back,
+// unless somebody has changed what is in its place.
 //
 // The package knows engines only through the small interfaces of engine.go.
 package importer

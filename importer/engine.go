@@ -70,8 +70,10 @@ type Runner interface {
 	Start(ctx context.Context, id string) error
 	// Stop stops a container and waits until it stands; no error if it does not run.
 	Stop(ctx context.Context, id string) error
-	// Leave keeps the engine from starting a container by itself, whatever its restart policy was; back gives it that again.
-	Leave(ctx context.Context, id string) (back func(context.Context) error, err error)
+	// RestartPolicy says when the engine starts a container by itself: "no", "always", "on-failure:3".
+	RestartPolicy(ctx context.Context, id string) (string, error)
+	// SetRestartPolicy gives a container another one, as RestartPolicy says it.
+	SetRestartPolicy(ctx context.Context, id, policy string) error
 	// State says how a container is doing.
 	State(ctx context.Context, id string) (snapshot.State, error)
 }

@@ -485,23 +485,21 @@ func (f *fakeEngine) Stop(_ context.Context, id string) error {
 	return nil
 }
 
-func (f *fakeEngine) Leave(_ context.Context, id string) (func(context.Context) error, error) {
+func (f *fakeEngine) RestartPolicy(_ context.Context, id string) (string, error) {
 	defer f.mu.Unlock()
-	c := f.containers[id]
-	was := c.Restart
-	back := func(context.Context) error {
-		defer f.mu.Unlock()
-		err := f.call("take back %s", id)
-		if err == nil {
-			c.Restart = was
-		}
+	if err := f.call("restart policy %s", id); err != nil {
+		return "", err
+	}
+	return f.containers[id].Restart, nil
+}
+
+func (f *fakeEngine) SetRestartPolicy(_ context.Context, id, policy string) error {
+	defer f.mu.Unlock()
+	if err := f.call("set restart policy %s", id); err != nil {
 		return err
 	}
-	if err := f.call("leave %s", id); err != nil {
-		return back, err
-	}
-	c.Restart = "no"
-	return back, nil
+	f.containers[id].Restart = policy
+	return nil
 }
 
 func (f *fakeEngine) State(_ context.Context, id string) (snapshot.State, error) {

@@ -37,6 +37,7 @@ type journalHead struct {
 	Snapshot string `json:"snapshot"`
 	Options  string `json:"options"` // a hash of those that decide what is made
 	Run      string `json:"run"`     // what the volumes and networks that it makes have as snapshot.LabelRestore
+	Keeps    bool   `json:"keeps"`   // what it moves aside stays there
 }
 
 // journalLine is each of the others.
@@ -44,6 +45,8 @@ type journalLine struct {
 	Intent   *made `json:"intent,omitempty"`   // is going to be made
 	Made     *made `json:"made,omitempty"`     // is made
 	Starting bool  `json:"starting,omitempty"` // all is made; from here on containers run
+	Undoing  bool  `json:"undoing,omitempty"`  // it failed, and is taken back
+	Complete bool  `json:"complete,omitempty"` // it went well: what was moved aside is not needed any more
 }
 
 // made is a thing that a restore made.
@@ -54,6 +57,10 @@ type made struct {
 	ID     string `json:"id,omitempty"`     // tells a container, network or path from another of its name
 	Print  string `json:"print,omitempty"`  // of a volume or directory: what it is filled with, see untouched; empty: it is empty yet
 	Unseen bool   `json:"unseen,omitempty"` // of a volume: what is in it cannot be looked at from here
+
+	Aside   string `json:"aside,omitempty"`   // of what is replaced: the name it has meanwhile
+	Restart string `json:"restart,omitempty"` // of a container that is replaced: its restart policy
+	Ran     bool   `json:"ran,omitempty"`     // and whether it ran
 }
 
 // Kinds of things that are only in journals.
@@ -62,9 +69,18 @@ const (
 	kindTemp    Kind = "temporary path" // nobody else has its name
 	kindRef     Kind = "reference"      // of an image that arrives; nobody else has its name
 	kindContent Kind = "content of"     // a directory that was empty
+
+	// What is replaced. These are noted before anything is done to them.
+	kindOldContainer Kind = "former container"
+	kindOldVolume    Kind = "former content of volume"
+	kindOldPath      Kind = "former path"
+	kindOldRef       Kind = "former image"
 )
 
 func (m made) String() string { return string(m.Kind) + " " + m.Name }
+
+// replaced reports whether it is a thing that was there before the restore.
+func (m made) replaced() bool { return m.Aside != "" }
 
 func journalDir(stateDir string) string { return filepath.Join(stateDir, "restores") }
 
@@ -73,7 +89,7 @@ func engineKey(f snapshot.Facts) string { return f.Host + ":" + f.RootDir }
 
 // optionsKey is a hash of the options that decide what is made.
 func (o Options) optionsKey() string {
-	text, err := json.Marshal([]any{o.As, o.Only, o.NoStart, o.SkipExisting, o.WithoutBinds, o.Fit, o.Ports, o.Binds, o.Networks})
+	text, err := json.Marshal([]any{o.As, o.Only, o.NoStart, o.Replace, o.KeepReplaced, o.SkipExisting, o.WithoutBinds, o.Fit, o.Ports, o.Binds, o.Networks})
 	if err != nil {
 		return err.Error() // cannot be: they are strings
 	}
@@ -156,6 +172,13 @@ func (j *journal) filled(kind Kind, name, path string) error {
 		return err
 	}
 	return j.made(m)
+}
+
+// keep ends a restore of which something is left: the next one, or Recover, takes it from the journal.
+func (j *journal) keep() {
+	if j != nil {
+		_ = j.file.Close()
+	}
 }
 
 // remove ends the journal. That it stays where it cannot be removed does no harm: what it names is then told apart

@@ -282,7 +282,7 @@ func TestKilledWritten(t *testing.T) {
 			for _, c := range f.containers {
 				c.State = "exited"
 			}
-		}, "container shop-db-1: somebody has started it"},
+		}, "container shop-db-1: it has been started"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, o := newFake(t), importer.Options{Settle: quick.Settle, StateDir: t.TempDir()}

@@ -23,6 +23,7 @@ type killed struct {
 	made     []made
 	intents  []made // of which it is not known whether they were made
 	starting bool
+	complete bool
 }
 
 // An UnfinishedError says that a restore was killed when containers of it ran already.
@@ -145,7 +146,8 @@ func (k *killed) take(l journalLine) {
 			k.made = append(k.made, *l.Made)
 		}
 	}
-	k.starting = k.starting || l.Starting
+	k.starting = (k.starting || l.Starting) && !l.Undoing
+	k.complete = k.complete || l.Complete
 }
 
 func (k *killed) close() { _ = k.file.Close() }

@@ -198,7 +198,8 @@ func (r *restorer) nearChanges(ctx context.Context, c *snapshot.Container) (*nea
 	}
 	dir, err := r.engine.Upper(ctx, r.target.Containers[i])
 	if err != nil {
-		return nil, ctx.Err() // all is fetched
+		r.res.note("container "+c.Name, "what it has here of its changes is fetched all the same: "+err.Error())
+		return nil, ctx.Err()
 	}
 	for _, had := range r.before().Containers {
 		if had.Name == c.Name {

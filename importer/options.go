@@ -48,7 +48,7 @@ type Options struct {
 	Settle time.Duration
 	// StateDir keeps, while a restore runs, a journal of what it makes, so that the next one of the system on
 	// the engine, or Recover, takes back what a killed one left; or goes on with it, if containers ran already.
-	// What Replace moves aside is in no journal. Empty: none is kept.
+	// Empty: none is kept.
 	StateDir string
 	// Starting, if not nil, is called right before a container is started, with the TCP ports of the host that it
 	// is to publish.

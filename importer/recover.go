@@ -17,6 +17,7 @@ import (
 // Recovered is what Recover did.
 type Recovered struct {
 	Removed    []string           // what killed restores had left
+	Returned   []string           // what they had moved aside, and is back
 	Left       []string           // what is still there, and why
 	Unfinished []*UnfinishedError // restores of which containers run already: nothing of them was touched
 }
@@ -53,29 +54,39 @@ func Killed(f snapshot.Facts, stateDir string) (systems []string, err error) {
 
 // takeBack undoes one killed restore, the last thing first.
 func (f *Recovered) takeBack(ctx context.Context, e Engine, k *killed) error {
-	if k.starting && k.gone(ctx, e) {
+	if k.complete {
+		return f.finish(ctx, e, k)
+	}
+	gone := k.starting && k.gone(ctx, e)
+	if gone && !slices.ContainsFunc(k.made, made.replaced) {
 		return k.remove()
 	}
-	if k.starting {
+	if k.starting && !gone {
 		f.Unfinished = append(f.Unfinished, k.unfinished())
 		return nil
 	}
 	if err := k.adopt(ctx, e); err != nil {
 		return err
 	}
-	whole := true
+	whole, left := true, len(f.Left)
 	for _, m := range slices.Backward(k.made) {
-		removed, err := k.takeBack(ctx, e, m)
+		var did bool
+		var err error
+		if m.replaced() {
+			did, err = k.putBack(ctx, e, m, len(f.Left) == left)
+		} else {
+			did, err = k.takeBack(ctx, e, m)
+		}
 		var used *usedError
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, &used):
-			f.Left = append(f.Left, fmt.Sprintf("%s: %v", m, err))
 		case err != nil:
-			whole = false
 			f.Left = append(f.Left, fmt.Sprintf("%s: %v", m, err))
-		case removed:
+			whole = whole && errors.As(err, &used) && !m.replaced()
+		case did && m.replaced():
+			f.Returned = append(f.Returned, m.String())
+		case did:
 			f.Removed = append(f.Removed, m.String())
 		}
 	}
@@ -142,9 +153,9 @@ func (k *killed) takeBack(ctx context.Context, e Engine, m made) (removed bool, 
 		if there, ok := existing(names.Volumes, m.Name); !ok || k.notOurs(there) {
 			return false, nil
 		}
-		return m.removeVolume(ctx, e)
+		return k.removeVolume(ctx, e, m)
 	case KindBind:
-		if err := m.unused(ctx, e); err != nil {
+		if err := k.unused(ctx, e, m); err != nil {
 			return false, err
 		}
 	}
@@ -158,13 +169,13 @@ func (m made) removeContainer(ctx context.Context, e Engine) (bool, error) {
 	case err != nil:
 		return false, err
 	case s.State != "created":
-		return false, &usedError{"somebody has started it since: remove it yourself, with what it uses, if it is not needed"}
+		return false, &usedError{"it has been started: remove it yourself, with what it uses, if it is not needed"}
 	}
 	return true, e.RemoveContainer(ctx, m.ID)
 }
 
-func (m made) removeVolume(ctx context.Context, e Engine) (bool, error) {
-	if err := m.unused(ctx, e); err != nil {
+func (k *killed) removeVolume(ctx context.Context, e Engine, m made) (bool, error) {
+	if err := k.unused(ctx, e, m); err != nil {
 		return false, err
 	}
 	if m.Unseen || !e.Facts().Local {
@@ -195,13 +206,18 @@ func (m made) untouched(path string) error {
 }
 
 // unused returns an error if a container mounts the volume or path, or what lies above or below it: somebody has use for
-// it by now.
-func (m made) unused(ctx context.Context, e Engine) error {
+// it by now. Containers that the restore has moved aside do not count unless they run.
+func (k *killed) unused(ctx context.Context, e Engine, m made) error {
 	containers, err := e.Containers(ctx)
 	if err != nil {
 		return err
 	}
-	for _, c := range containers {
+	for i := range containers {
+		c := &containers[i]
+		former := slices.ContainsFunc(k.made, func(m made) bool { return m.Kind == kindOldContainer && m.ID == c.ID })
+		if former && !ran(c) {
+			continue
+		}
 		for _, mount := range c.Mounts {
 			if m.Kind == KindVolume && mount.Type == "volume" && mount.Name == m.Name ||
 				m.Kind == KindBind && mount.Type == "bind" && (within(mount.Source, m.Name) || within(m.Name, mount.Source)) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,8 @@ type restorer struct {
 	run     string // distinguishes what this run moves aside or makes for a moment
 	undo    undoLog
 	journal *journal
-	resumed bool // goes on with a killed restore
+	resumed bool     // goes on with a killed restore
+	former  []string // journals of killed restores of which something is left
 	aside   asides
 	layers  layerStore
 	filler  filler
@@ -123,32 +125,54 @@ func (r *restorer) restore(ctx context.Context) (err error) {
 		err = r.opts.Done(r.res)
 	}
 	if err == nil {
+		if err := r.journal.write(journalLine{Complete: true}); err != nil {
+			r.res.note("journal", err.Error()) // should the process be killed now, what is aside is removed by the next one
+		}
 		r.settle(ctx)
+		r.forgetFormer()
 		r.journal.remove()
 		return nil
 	}
 	if resumed != nil {
-		r.res.Left = resumed.unfinished().left()
+		r.res.Left = append(resumed.unfinished().left(), r.aside.list()...)
 		return err // and the journal stays, to go on with
 	}
-	defer r.journal.remove()
 	if r.opts.Keep {
 		r.res.Left = r.undo.list()
+		r.journal.remove()
 		return err
 	}
+	err = errors.Join(err, r.journal.write(journalLine{Undoing: true}))
 	left, undoErr := r.undo.run(ctx)
 	r.res.Left = left
+	if undoErr != nil {
+		r.journal.keep()
+	} else {
+		r.journal.remove()
+	}
 	return errors.Join(err, undoErr)
+}
+
+// keepsAside reports whether what is moved aside stays: it was asked for, or nothing is started, so that nothing proves that
+// the new does its work.
+func (r *restorer) keepsAside() bool { return r.opts.NoStart || r.opts.KeepReplaced }
+
+// forgetFormer removes the journals of killed restores of which something is left: the system is there again, and what is
+// left was named.
+func (r *restorer) forgetFormer() {
+	for _, path := range r.former {
+		_ = os.Remove(path)
+	}
 }
 
 // beginJournal begins the journal of what will be made.
 func (r *restorer) beginJournal() (err error) {
-	if r.opts.StateDir == "" || r.opts.Replace {
+	if r.opts.StateDir == "" {
 		return nil
 	}
 	r.journal, err = newJournal(r.opts.StateDir, journalHead{
 		Version: journalVersion, Engine: engineKey(r.engine.Facts()), System: r.plan.System, Snapshot: r.snap.Summary.ID,
-		Options: r.opts.optionsKey(), Run: r.run,
+		Options: r.opts.optionsKey(), Run: r.run, Keeps: r.keepsAside(),
 	})
 	return err
 }
@@ -194,11 +218,10 @@ func (r *restorer) sendAndFill(ctx context.Context) error {
 	return g.Wait()
 }
 
-// settle ends a restore that went well: what was moved aside is removed, unless nothing was
-// started, so that nothing proves that the new does its work.
+// settle ends a restore that went well: what was moved aside is removed, if it is not to be kept.
 func (r *restorer) settle(ctx context.Context) {
 	r.spendStage(ctx)
-	if r.opts.NoStart || r.opts.KeepReplaced {
+	if r.keepsAside() {
 		r.disown(ctx)
 		r.res.Left = r.aside.list()
 		return

@@ -22,7 +22,7 @@ func (r *restorer) takeUp(ctx context.Context) (*killed, error) {
 	all, err := findKilled(r.opts.StateDir, engineKey(r.engine.Facts()), system)
 	var resumed *killed
 	for _, k := range all {
-		same := k.starting && k.Snapshot == r.snap.Summary.ID && k.Options == r.opts.optionsKey()
+		same := k.starting && !k.complete && k.Snapshot == r.snap.Summary.ID && k.Options == r.opts.optionsKey()
 		if same && resumed == nil && err == nil {
 			resumed = k
 			continue
@@ -46,6 +46,12 @@ func (r *restorer) discard(ctx context.Context, k *killed) error {
 	}
 	for _, what := range f.Removed {
 		r.res.note(what, "was left by a restore that was killed, and removed")
+	}
+	for _, what := range f.Returned {
+		r.res.note(what, "was moved aside by a restore that was killed, and is back")
+	}
+	if len(f.Left) > 0 {
+		r.former = append(r.former, k.path)
 	}
 	for _, what := range f.Left {
 		r.res.note("left by a restore that was killed", what)
@@ -82,6 +88,9 @@ func (k *killed) without(t Target) Target {
 	for _, x := range t.Names.Containers {
 		ours[x.Name] = made(KindContainer)(x)
 	}
+	t.Containers = slices.DeleteFunc(t.Containers, func(c snapshot.Container) bool {
+		return slices.ContainsFunc(t.Names.Containers, func(x snapshot.Existing) bool { return x.ID == c.ID && ours[x.Name] })
+	})
 	t.Names.Containers = slices.DeleteFunc(t.Names.Containers, made(KindContainer))
 	t.Names.Networks = slices.DeleteFunc(t.Names.Networks, made(KindNetwork))
 	t.Names.Volumes = slices.DeleteFunc(t.Names.Volumes, made(KindVolume))
@@ -103,6 +112,7 @@ func (k *killed) without(t Target) Target {
 // have used the containers since.
 func (r *restorer) resume(ctx context.Context, k *killed) error {
 	r.journal, r.resumed = &journal{file: k.file}, true
+	r.aside.items = k.asides(r.engine).items
 	for _, m := range k.made {
 		if m.Kind == KindContainer {
 			r.ids[m.Of] = m.ID // the last one counts: it may have been made anew

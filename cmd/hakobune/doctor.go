@@ -149,6 +149,9 @@ func (e *examination) restores(ctx context.Context, engine *docker.Engine) {
 		e.tell("warning", "restores", "%v; %s", u, u.Hint())
 	}
 	e.tell("ok", "restores", "%d things that killed restores had left are removed", len(found.Removed))
+	if len(found.Returned) > 0 {
+		e.tell("ok", "restores", "what killed restores had moved aside is back: %s", strings.Join(found.Returned, ", "))
+	}
 }
 
 // changes tells how the read-write layers of the containers that there are will be read.

@@ -23,8 +23,9 @@ func (p *program) restoreCommand() *cli.Command {
 the order of its dependencies, and waits until it is healthy. What the engine has already is not sent
 again. Nothing that exists is touched: if something is in the way, the plan says what, and nothing is
 done, unless --replace, --skip-existing or --as say what to do. If it fails half-way, what it made is
-removed. If it is killed, the same command again removes what that left and begins anew; or, once
-containers were being started, goes on there.
+removed. If it is killed, the same command again removes what that left, puts back what --replace had
+moved aside, and begins anew; or, once containers were being started, goes on there. What somebody has
+changed meanwhile is left as it is, and named.
 
    hakobune restore shop                            the newest snapshot of shop
    hakobune restore -n shop                         only show what would be done

@@ -286,9 +286,9 @@ func (f *fake) Load(context.Context, io.Reader) error     { return f.simple() }
 func (f *fake) Tag(context.Context, string, string) error { return f.simple() }
 func (f *fake) Untag(context.Context, string) error       { return f.simple() }
 
-func (f *fake) Leave(context.Context, string) (func(context.Context) error, error) {
-	return func(context.Context) error { return f.simple() }, f.simple()
-}
+func (f *fake) RestartPolicy(context.Context, string) (string, error) { return "no", f.simple() }
+
+func (f *fake) SetRestartPolicy(context.Context, string, string) error { return f.simple() }
 
 func (f *fake) Rename(_ context.Context, id, name string) error {
 	err := f.call()

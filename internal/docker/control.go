@@ -1,10 +1,13 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
@@ -45,22 +48,32 @@ func (e *Engine) Stop(ctx context.Context, id string) error {
 	return fail(err, nil, "stop container %.12s", id)
 }
 
-// Leave sets a container's restart policy to "no": one of "always" starts with the engine even if somebody stopped it.
-// back sets it to what it was.
-func (e *Engine) Leave(ctx context.Context, id string) (back func(context.Context) error, err error) {
+// RestartPolicy says when the engine starts a container by itself, as docker run --restart takes it.
+func (e *Engine) RestartPolicy(ctx context.Context, id string) (string, error) {
 	in, err := e.inspect(ctx, id)
 	if err != nil {
-		return nil, err
-	}
-	set := func(ctx context.Context, p container.RestartPolicy) error {
-		_, err := e.api.ContainerUpdate(ctx, id, client.ContainerUpdateOptions{RestartPolicy: &p})
-		return fail(err, nil, "set the restart policy of container %.12s", id)
+		return "", err
 	}
 	was := in.HostConfig.RestartPolicy
-	back = func(ctx context.Context) error {
-		return set(ctx, container.RestartPolicy{Name: container.RestartPolicyMode(was.Name), MaximumRetryCount: was.MaximumRetryCount})
+	if was.MaximumRetryCount > 0 {
+		return fmt.Sprintf("%s:%d", was.Name, was.MaximumRetryCount), nil
 	}
-	return back, set(ctx, container.RestartPolicy{Name: container.RestartPolicyDisabled})
+	return cmp.Or(was.Name, "no"), nil
+}
+
+// SetRestartPolicy gives a container another restart policy. One of "always" starts with the engine even if somebody stopped
+// it.
+func (e *Engine) SetRestartPolicy(ctx context.Context, id, policy string) error {
+	name, most, limited := strings.Cut(policy, ":")
+	p := container.RestartPolicy{Name: container.RestartPolicyMode(name)}
+	if limited {
+		var err error
+		if p.MaximumRetryCount, err = strconv.Atoi(most); err != nil {
+			return fmt.Errorf("restart policy %q: %w", policy, err)
+		}
+	}
+	_, err := e.api.ContainerUpdate(ctx, id, client.ContainerUpdateOptions{RestartPolicy: &p})
+	return fail(err, nil, "set the restart policy of container %.12s", id)
 }
 
 // Start starts a container. Starting one that runs does nothing. After an error the container must

@@ -52,14 +52,11 @@ func TestControl(t *testing.T) {
 		wrong("rename", e.Rename(ctx, id, p+"-renamed"), nil)
 		dockertest.Create(t, h, options)
 		wrong("rename to the taken", e.Rename(ctx, id, p), snapshot.ErrExists)
-		back, err := e.Leave(ctx, id)
-		wrong("leave", err, nil)
-		if c := find(t, e, p+"-renamed"); c.Restart != "no" {
-			t.Errorf("left with restart policy %q", c.Restart)
-		}
-		wrong("take back", back(ctx), nil)
-		if c := find(t, e, p+"-renamed"); c.Restart != "always" {
-			t.Errorf("taken back with restart policy %q", c.Restart)
+		for _, policy := range []string{"no", "on-failure:3", "always"} {
+			wrong("restart policy", e.SetRestartPolicy(ctx, id, policy), nil)
+			if is, err := e.RestartPolicy(ctx, id); is != policy || err != nil {
+				t.Errorf("restart policy %q, %v, want %q", is, err, policy)
+			}
 		}
 		wrong("stop", e.Stop(ctx, id), nil)
 		is("exited")
