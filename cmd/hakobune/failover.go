@@ -26,8 +26,9 @@ traffic; and says what is left for a person to do. Of two sites that do it at on
 the other ends with exit code 22. How long it took and how old the snapshot was is put on record in the
 repository.
 
---sorry-page PORT answers people who come to that port of this host meanwhile with status 503 and a page, until
-the container that publishes it is started. What standby sync holds ready here is used.
+--sorry-page, or --sorry-page=FILE with a page of your own, answers people who come meanwhile with status 503, from
+the first second until the container that publishes the port is started: at all ports of this host at which the
+system publishes a container's port 80, 3000, 5000 or 8000 to 8999, and at each --sorry-port. What standby sync holds ready here is used.
 
 If it is killed, at any step, the same command again goes on. Nothing that exists is touched.
 
@@ -43,7 +44,7 @@ result as JSON by POST.
 
    hakobune failover -n shop                        only show what would be done
    hakobune failover --gate http://127.0.0.1:8080/health --hook /etc/hakobune/dns.sh shop
-   hakobune failover --sorry-page 80 --sorry-file /etc/hakobune/back-soon.html shop
+   hakobune failover --sorry-page=/etc/hakobune/back-soon.html shop
    hakobune failover --site cloud --port 80:8080 shop@2026-11-20T02:00`,
 		Flags: append([]cli.Flag{
 			siteFlag(),
@@ -51,8 +52,8 @@ result as JSON by POST.
 			&cli.DurationFlag{Name: "gate-timeout", Usage: "how long each gate may take", Value: 2 * time.Minute},
 			&cli.StringSliceFlag{Name: "hook", Usage: "then run `COMMAND` by the shell of this host"},
 			&cli.StringSliceFlag{Name: "webhook", Usage: "then post the result to `URL`"},
-			&cli.IntSliceFlag{Name: "sorry-page", Usage: "until the system answers at the host's port `PORT`, answer there by HTTP with status 503; may be given several times"},
-			&cli.StringFlag{Name: "sorry-file", Usage: "with --sorry-page, show the HTML in `FILE`"},
+			&cli.GenericFlag{Name: "sorry-page", Value: &sorryFile{}, Usage: "until the system answers at its HTTP ports, answer there with status 503 and a page: `[=FILE]`"},
+			&cli.IntSliceFlag{Name: "sorry-port", Usage: "show that page at the port `PORT` of this host, too; may be given several times"},
 			&cli.DurationFlag{Name: "health-timeout", Usage: "how long each container may take to become healthy", Value: 5 * time.Minute},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "show the plan and do nothing"},
 		}, placeFlags()...),
@@ -166,21 +167,36 @@ func (p *program) failoverOptions(c *cli.Context) (failover.Options, error) {
 	return o, nil
 }
 
+// sorryFile is a flag that needs no value: the file of a page.
+type sorryFile struct {
+	given bool
+	name  string
+}
+
+// IsBoolFlag has the parser take the flag alone; its value is "true" then.
+func (f *sorryFile) IsBoolFlag() bool { return true }
+
+func (f *sorryFile) String() string { return f.name }
+
+// Set takes the name of a file, or what the parser puts in the place of one.
+func (f *sorryFile) Set(value string) error {
+	f.given, f.name = value != "false", value
+	if value == "true" || value == "false" {
+		f.name = ""
+	}
+	return nil
+}
+
 // sorryPage reads what is shown while the system is on its way.
-func sorryPage(c *cli.Context) (failover.SorryPage, error) {
-	page := failover.SorryPage{Ports: c.IntSlice("sorry-page")}
+func sorryPage(c *cli.Context) (page failover.SorryPage, err error) {
+	file, _ := c.Generic("sorry-page").(*sorryFile)
+	page.Ports, page.Published = c.IntSlice("sorry-port"), file.given
 	if err := page.ValidPorts(); err != nil {
-		return page, usage("--sorry-page: %v", err)
+		return page, usage("--sorry-port: %v", err)
 	}
-	file := c.String("sorry-file")
-	switch {
-	case file == "":
-		return page, nil
-	case len(page.Ports) == 0:
-		return page, usage("--sorry-file without --sorry-page: at which port?")
+	if file.name != "" {
+		page.Body, err = os.ReadFile(file.name)
 	}
-	var err error
-	page.Body, err = os.ReadFile(file)
 	return page, err
 }
 

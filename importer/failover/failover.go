@@ -147,7 +147,7 @@ func (f *run) run(ctx context.Context) error {
 		return err
 	}
 	if f.state.Restored == nil {
-		f.sorry = f.o.SorryPage.open(ctx, func(port int, err error) {
+		f.sorry = f.o.SorryPage.open(ctx, f.o.SorryPage.at(&f.snap.System, f.o.Restore), func(port int, err error) {
 			f.res.Notes = append(f.res.Notes, fmt.Sprintf("no page at port %d: %v", port, err))
 		})
 		defer f.sorry.close()

@@ -313,7 +313,7 @@ func TestSorryPage(t *testing.T) {
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	ok(t, probe.Close())
 	store, e, o := protectedAt(t, port), newFake(t), to(t, "cloud")
-	o.SorryPage = failover.SorryPage{Ports: []int{port}, Body: []byte("<p>soon</p>")}
+	o.SorryPage = failover.SorryPage{Published: true, Body: []byte("<p>soon</p>")}
 	asked := 0
 	o.Planned = func(*importer.Plan) {
 		asked++

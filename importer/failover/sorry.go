@@ -7,14 +7,50 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
 )
 
 // SorryPage is what people see while the system is on its way: at ports of this host, from the start of Run until the
 // container that publishes the port is started, or all are and before the first gate. Requests are answered with status 503.
 type SorryPage struct {
-	Ports []int  // of this host, where the system publishes HTTP
-	Body  []byte // HTML; empty: a page in English
+	Published bool   // answer wherever the system seems to publish HTTP: container ports 80, 3000, 5000 and 8000 to 8999
+	Ports     []int  // of this host, where to answer too
+	Body      []byte // HTML; empty: a page in English
+}
+
+// at lists where to answer, for a system that is restored so.
+func (p SorryPage) at(sys *snapshot.System, o importer.Options) []int {
+	ports := slices.Clone(p.Ports)
+	for _, c := range sys.Containers {
+		for _, published := range c.Ports {
+			if port, err := strconv.Atoi(hostPort(published, o.Ports)); err == nil && p.Published && c.State == "running" && speaksHTTP(published.Container) {
+				ports = append(ports, port)
+			}
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// hostPort is the port of this host at which a port will be published.
+func hostPort(p snapshot.Port, moved map[string]string) string {
+	for _, key := range []string{p.HostPort + "/tcp", p.HostPort} {
+		if to, ok := moved[key]; ok {
+			return to[strings.LastIndexByte(to, ':')+1:]
+		}
+	}
+	return p.HostPort
+}
+
+// speaksHTTP guesses by a container's port, as in "80/tcp".
+func speaksHTTP(port string) bool {
+	number, protocol, _ := strings.Cut(port, "/")
+	n, err := strconv.Atoi(number)
+	return err == nil && (protocol == "" || protocol == "tcp") && (n == 80 || n == 3000 || n == 5000 || n >= 8000 && n < 9000)
 }
 
 const sorryBody = `<!doctype html>
@@ -32,13 +68,13 @@ type sorry struct {
 	listeners map[int]net.Listener
 }
 
-// open begins to answer. That a port is taken is told, and stops nothing.
-func (p SorryPage) open(ctx context.Context, tell func(port int, err error)) *sorry {
+// open begins to answer at ports. That one is taken is told, and stops nothing.
+func (p SorryPage) open(ctx context.Context, ports []int, tell func(port int, err error)) *sorry {
 	if len(p.Body) == 0 {
 		p.Body = []byte(sorryBody)
 	}
 	s := &sorry{servers: map[int]*http.Server{}, listeners: map[int]net.Listener{}}
-	for _, port := range p.Ports {
+	for _, port := range ports {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", ":"+strconv.Itoa(port))
 		if err != nil {
 			tell(port, err)
