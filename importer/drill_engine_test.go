@@ -19,7 +19,10 @@ func TestDrillsOnEngine(t *testing.T) {
 		t.Skip("boots a system ten times on each engine")
 	}
 	for _, h := range dockertest.Engines(t)[:2] {
-		t.Run(h.Name, func(t *testing.T) { tenDrills(t, h) })
+		t.Run(h.Name, func(t *testing.T) {
+			t.Parallel()
+			tenDrills(t, h)
+		})
 	}
 }
 

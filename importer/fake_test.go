@@ -51,6 +51,7 @@ type fakeContainer struct {
 	Inspect            string
 	Place              snapshot.Placement
 	Restart            string
+	Labels             map[string]string
 }
 
 var _ importer.Engine = (*fakeEngine)(nil)
@@ -167,7 +168,7 @@ func (f *fakeEngine) Containers(context.Context) (cs []snapshot.Container, err e
 		return nil, err
 	}
 	for id, c := range f.containers {
-		cs = append(cs, snapshot.Container{ID: id, Name: c.Name, State: c.State, Mounts: c.Mounts, Inspect: []byte(c.Inspect)})
+		cs = append(cs, snapshot.Container{ID: id, Name: c.Name, State: c.State, Labels: c.Labels, ImageID: c.Image, Mounts: c.Mounts, Inspect: []byte(c.Inspect)})
 	}
 	return cs, nil
 }

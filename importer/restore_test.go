@@ -203,6 +203,55 @@ func TestReplacedStayDown(t *testing.T) {
 	}
 }
 
+// TestKeptIsNotComposes: what is kept of a container loses the labels that Compose goes by, and whichever call fails of those
+// that this takes, what the container wrote is kept, by the name that is told.
+func TestKeptIsNotComposes(t *testing.T) {
+	for n := 0; ; n++ {
+		repo, snap, conf := smallShop(t)
+		f := runningShop(t, repo, snap, conf)
+		for id, c := range f.containers {
+			c.Labels = map[string]string{"com.docker.compose.project": "shop", "mine": "yes"}
+			ok(t, os.WriteFile(filepath.Join(f.root, id, "written"), []byte(c.Name), 0o644))
+		}
+		calls, failed := 0, ""
+		o := importer.Options{Replace: true, KeepReplaced: true, Settle: quick.Settle}
+		o.Done = func(*importer.Result) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.fault = func(call string) error {
+				if calls++; calls == n {
+					failed = call
+					return errInjected
+				}
+				return nil
+			}
+			return nil
+		}
+		r, err := importer.Restore(t.Context(), repo, snap, f, o)
+		ok(t, err)
+		if n > 0 && failed == "" {
+			t.Logf("%d calls failed in turn", n-1)
+			return
+		}
+		kept := 0
+		for id, c := range f.containers {
+			if !snapshot.IsAside(c.Name) {
+				continue
+			}
+			text, err := os.ReadFile(filepath.Join(f.root, id, "written"))
+			if failed == "" && (err != nil || c.Labels["com.docker.compose.project"] != "") {
+				t.Errorf("%s: %v, labels %v", c.Name, err, c.Labels)
+			}
+			if err == nil && strings.HasPrefix(c.Name, string(text)+".hakobune-old-") {
+				kept++
+			}
+		}
+		if kept != len(snap.System.Containers) || failed != "" && !strings.Contains(fmt.Sprint(r.Notes), "docker compose") {
+			t.Errorf("%q failed: %d are kept, left %v, notes %v", failed, kept, r.Left, r.Notes)
+		}
+	}
+}
+
 func TestKeep(t *testing.T) {
 	repo, snap, _ := smallShop(t)
 	f := newFake(t)

@@ -17,6 +17,7 @@ func TestKilledDrill(t *testing.T) {
 	all := machines(t)
 	for _, m := range []machine{all["E20"], all["E29C"]} {
 		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
 			const name = "hakotest-drilled"
 			newPair(t, m, name)
 			w := newWorld(t, "")
