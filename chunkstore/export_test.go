@@ -90,6 +90,15 @@ func MarkPacks(ctx context.Context, r *Repository, mark string, packs ...uint32)
 	return r.putSigned(ctx, crypto.TypeMark, mark, marshalPackRefs(list))
 }
 
+// Avoid makes chunks in packs count as absent, as a prune and a repair do with what they condemn.
+func Avoid(r *Repository, packs ...uint32) {
+	avoid := map[PackID]bool{}
+	for _, n := range packs {
+		avoid[NumberedPack(n)] = true
+	}
+	r.index.avoid(avoid)
+}
+
 // Place is what the index says of a chunk.
 type Place struct {
 	Pack          PackID

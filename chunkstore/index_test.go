@@ -428,3 +428,31 @@ func TestCheckOfLargeIndex(t *testing.T) {
 		t.Errorf("%d index objects, %v", names, err)
 	}
 }
+
+// What a prune or a repair condemns counts as absent beside what others have condemned before, not in its place.
+func TestAvoid(t *testing.T) {
+	m := newIndexModel(t, 9)
+	r := m.open("")
+	entries := []chunkstore.IndexEntry{{ID: chunkstore.ID{1}, Pack: 1}, {ID: chunkstore.ID{2}, Pack: 2}, {ID: chunkstore.ID{3}, Pack: 3}}
+	if err := chunkstore.PutIndex(t.Context(), r, "i/0a0a0a0a0a0a0a0a/00000000000000000000000000000001-0", entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := chunkstore.MarkPacks(t.Context(), r, "g/0a0a0a0a0a0a0a0a/00000000000000000000000000000001", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	chunkstore.Avoid(r, 2)
+	var got []bool
+	for _, e := range entries {
+		at, err := chunkstore.Lookup(r, e.ID)
+		if err != nil || !at.Found {
+			t.Errorf("%+v, %v", at, err)
+		}
+		got = append(got, at.Usable)
+	}
+	if want := []bool{false, false, true}; !slices.Equal(got, want) {
+		t.Errorf("usable: %v, want %v", got, want)
+	}
+}

@@ -46,10 +46,11 @@ var ErrNoPack = errors.New("no such pack")
 //
 // It may be stopped at any moment and run beside backups, restores and collections. ErrMarks: RepairIndex first.
 func (r *Repository) RepairPacks(ctx context.Context, ids []string, o RepairOptions) (*PackRepair, error) {
-	x := &packRepair{r: r, o: o, found: &PackRepair{}, damaged: map[PackID]*damagedPack{}}
+	x := &packRepair{r: r, o: o, found: &PackRepair{}, damaged: map[PackID]*damagedPack{}, release: func() {}}
 	if x.o.Progress == nil {
 		x.o.Progress = func(string, int64, int64) {}
 	}
+	defer func() { x.release() }()
 	steps := []func(context.Context) error{func(ctx context.Context) error { return x.survey(ctx, ids) }, x.finish, x.read, x.entries, x.locks, x.salvage}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -68,6 +69,7 @@ type packRepair struct {
 	selected []storedPack
 	leftover []PackRef // on record as deleted, and stored
 	damaged  map[PackID]*damagedPack
+	release  func() // of the writer whose mark it is
 }
 
 type damagedPack struct {
@@ -271,13 +273,14 @@ func (x *packRepair) salvage(ctx context.Context) error {
 	return x.setAside(ctx, name)
 }
 
-// mark condemns the damaged packs.
+// mark condemns the damaged packs. Until the end nobody else is the writer whose mark it is: a collection of the same host would
+// carry it out in its own way.
 func (x *packRepair) mark(ctx context.Context) (name string, err error) {
 	w, release, err := claimWriter(x.r.opts.StateDir, x.r.keys.Repository())
 	if err != nil {
 		return "", err
 	}
-	defer release()
+	x.release = release
 	name = sessionName(markPrefix, w, newSessionID(time.Now()))
 	if err := x.r.putSigned(ctx, crypto.TypeMark, name, marshalPackRefs(x.refs())); err != nil {
 		return "", fmt.Errorf("mark: %w", err)
@@ -293,19 +296,13 @@ func (x *packRepair) refs() []PackRef {
 	return refs
 }
 
-// avoid makes the copies in damaged packs count as absent, beside those that collections have condemned by now.
-func (x *packRepair) avoid() {
+// chunks gives every chunk of the damaged packs that can be read to save, and counts the others.
+func (x *packRepair) chunks(ctx context.Context, save func(context.Context, Kind, []byte) error) error {
 	avoid := map[PackID]bool{}
-	maps.Copy(avoid, x.r.index.loaded.Load().condemned)
 	for id := range x.damaged {
 		avoid[id] = true
 	}
 	x.r.index.avoid(avoid)
-}
-
-// chunks gives every chunk of the damaged packs that can be read to save, and counts the others.
-func (x *packRepair) chunks(ctx context.Context, save func(context.Context, Kind, []byte) error) error {
-	x.avoid()
 	for _, id := range slices.SortedFunc(maps.Keys(x.damaged), func(a, b PackID) int { return strings.Compare(x.damaged[a].Name, x.damaged[b].Name) }) {
 		d := x.damaged[id]
 		object, err := x.object(ctx, d)
@@ -365,6 +362,9 @@ func (x *packRepair) setAside(ctx context.Context, mark string) error {
 			continue
 		}
 		object, err := x.r.backend.Get(ctx, d.Name, 0, -1)
+		if errors.Is(err, ErrNotExist) {
+			continue // a collection has found everything elsewhere, and deleted it
+		}
 		if err != nil {
 			return err
 		}

@@ -282,6 +282,90 @@ func TestRepairPacksBesidePrune(t *testing.T) {
 	}
 }
 
+// twice returns a store with two snapshots of one content, of which each has packs of its own, as two backups at once make; and
+// the packs of each.
+func twice(t *testing.T, content []byte) (b *mem.Store, packs [2][]string) {
+	t.Helper()
+	b = mem.New(mem.Options{})
+	early, err := newRepository(t, b, chunkstore.Options{}).Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup(t.Context(), reopen(t, b, chunkstore.Options{}), content); err != nil {
+		t.Fatal(err)
+	}
+	packs[0] = namesUnder(t, b, "p/")
+	if err := save(t.Context(), early, content); err != nil {
+		t.Fatal(err)
+	}
+	packs[1] = slices.DeleteFunc(namesUnder(t, b, "p/"), func(name string) bool { return slices.Contains(packs[0], name) })
+	return b, packs
+}
+
+// A prune looks at what is needed between the moment from which a repair relies on the other copy of a chunk and the one in which the
+// damaged pack is on record as gone: it sees by the mark of the repair that the copy there does not count, and leaves the other.
+func TestRepairPacksMark(t *testing.T) {
+	content := noise(3, 300<<10) // one chunk
+	whole, packs := twice(t, content)
+	for n, damaged := range []string{packs[0][0], packs[1][0]} {
+		b, host := whole.Clone(), t.TempDir()
+		flip(t, b, damaged, 20)
+		prune := func(at func(storetest.Call) bool) func(context.Context, storetest.Call) {
+			var once sync.Once
+			return func(ctx context.Context, c storetest.Call) {
+				if at(c) {
+					once.Do(func() {
+						if _, err := tryCollect(ctx, b, host); err != nil {
+							t.Errorf("copy %d: %v", n, err)
+						}
+					})
+				}
+			}
+		}
+		marks := prune(func(c storetest.Call) bool { return c.Write() && strings.HasPrefix(c.Name, "i/") })
+		carriesOut := prune(func(c storetest.Call) bool { return c.Write() && strings.HasPrefix(c.Name, "d/") })
+		r := reopen(t, storetest.Intercept(b, func(ctx context.Context, c storetest.Call, next func() error) error {
+			marks(ctx, c)
+			carriesOut(ctx, c)
+			return next()
+		}), chunkstore.Options{})
+		found, err := r.RepairPacks(t.Context(), nil, chunkstore.RepairOptions{})
+		if err != nil || len(found.Damaged) != 1 || found.Damaged[0].Lost > 0 {
+			t.Fatalf("copy %d: %+v, %v", n, found, err)
+		}
+		wantSnapshots(t, b, content, content)
+		collectNow(t, b, host)
+		wantSnapshots(t, b, content, content)
+	}
+}
+
+// Nobody but the repair itself says what becomes of its mark, also no prune of the same host.
+func TestRepairPacksHoldsItsMark(t *testing.T) {
+	content, host := noise(3, 300<<10), t.TempDir()
+	b := nights(t, content)
+	flip(t, b, namesUnder(t, b, "p/")[0], 20)
+	pruned := false
+	r := reopen(t, storetest.Intercept(b, func(ctx context.Context, c storetest.Call, next func() error) error {
+		if c.Op == storetest.Put && strings.HasPrefix(c.Name, "d/") {
+			pruned = true
+			mark := namesUnder(t, b, "g/")[0]
+			if _, err := tryCollect(ctx, b, host); err != nil {
+				t.Error(err)
+			}
+			if slices.Contains(namesUnder(t, b, mark), mark+"-done") {
+				t.Error("a prune carried the mark out")
+			}
+		}
+		return next()
+	}), chunkstore.Options{StateDir: host})
+	if found, err := r.RepairPacks(t.Context(), nil, chunkstore.RepairOptions{}); err != nil || len(found.Damaged) != 1 || !pruned {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	wantSnapshots(t, b, content)
+	collectNow(t, b, host)
+	wantSnapshots(t, b, content)
+}
+
 func TestRepairPacksByID(t *testing.T) {
 	b := nights(t, words(1, 3000), words(2, 3000))
 	packs := namesUnder(t, b, "p/")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -458,10 +459,12 @@ func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
 	return r.backend.Delete(ctx, name)
 }
 
-// avoid lets chunks in these packs count as absent, until the index is loaded again.
+// avoid lets chunks in these packs count as absent, beside those that do already, until the index is loaded again.
 func (x *index) avoid(packs map[PackID]bool) {
 	l := x.loaded.Load()
-	n := newListing(l.base, l.packTable, l.recent, packs)
+	all := maps.Clone(packs)
+	maps.Copy(all, l.condemned)
+	n := newListing(l.base, l.packTable, l.recent, all)
 	n.deleted = l.deleted
 	x.replace(n)
 }
