@@ -29,8 +29,9 @@ type Config struct {
 	Version    int                 `json:"version"`
 	Repository crypto.RepositoryID `json:"repository"`
 	Chunker    ChunkerParams       `json:"chunker"`
-	Features   []string            `json:"features,omitempty"` // mandatory: an unknown one is refused
-	Lock       *Lock               `json:"lock,omitempty"`     // of a repository whose objects are locked
+	Features   []string            `json:"features,omitempty"`   // mandatory: an unknown one is refused
+	Lock       *Lock               `json:"lock,omitempty"`       // of a repository whose objects are locked
+	DataClass  string              `json:"data_class,omitempty"` // that packs of data are put into, where a store has classes and was not opened with another one
 }
 
 // ChunkerParams are the parameters of content-defined chunking of file contents. The zero value
@@ -69,6 +70,9 @@ func parseConfig(b []byte) (Config, error) {
 		return c, fmt.Errorf("%w: format version %d", crypto.ErrDamaged, c.Version)
 	}
 	if err := c.Chunker.validate(); err != nil {
+		return c, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	if err := checkClass(c.DataClass); err != nil {
 		return c, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	if c.Lock != nil {

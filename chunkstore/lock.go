@@ -92,19 +92,6 @@ func (noLocker) Retained(context.Context, string) (time.Duration, error) { retur
 
 func (noLocker) Attack(context.Context) ([]string, error) { return nil, ErrUnsupported }
 
-// InitLocked is Init of a repository whose objects are locked. ErrUnsupported is wrapped where the backend
-// cannot do that.
-func InitLocked(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams, l Lock) (Config, error) {
-	if err := l.validate(); err != nil {
-		return Config{}, err
-	}
-	locked, err := lockerOf(b).Lock(l)
-	if err != nil {
-		return Config{}, fmt.Errorf("%s: object lock: %w", b.Location(), err)
-	}
-	return initialize(ctx, locked, secret, slot, cost, params, &l)
-}
-
 // Exists reports whether a repository is at b, also one that was deleted where the store keeps what was there.
 func Exists(ctx context.Context, b Backend) (bool, error) {
 	_, err := b.Stat(ctx, configName)

@@ -31,7 +31,7 @@ func newVault(t *testing.T, contents ...[]byte) vault {
 	t.Helper()
 	v := vault{lock: chunkstore.Lock{Mode: chunkstore.Compliance, Days: 7}, late: new(atomic.Int64)}
 	v.Bucket = mem.NewBucket(mem.Options{Now: func() time.Time { return time.Now().Add(time.Duration(v.late.Add(int64(time.Second)))) }})
-	if _, err := chunkstore.InitLocked(t.Context(), v.Bucket, password, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.ChunkerParams{}, v.lock); err != nil {
+	if _, err := chunkstore.InitWith(t.Context(), v.Bucket, password, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.InitOptions{Lock: &v.lock}); err != nil {
 		t.Fatal(err)
 	}
 	for _, content := range contents {

@@ -78,11 +78,19 @@ func (l limited) Lock(lock Lock) (Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	return l.around(b), nil
+}
+
+// InClass implements Classer.
+func (l limited) InClass(class string) Backend { return l.around(inClass(l.Backend, class)) }
+
+// around returns b within the same limits.
+func (l limited) around(b Backend) Backend {
 	inner := limited{b, l.up, l.down}
 	if c, ok := b.(Creator); ok {
-		return limitedCreator{inner, c}, nil
+		return limitedCreator{inner, c}
 	}
-	return inner, nil
+	return inner
 }
 
 // Retain implements Locker.

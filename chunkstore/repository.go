@@ -66,13 +66,41 @@ type Repository struct {
 	meta   []openMeta // the metadata packs used last, newest first
 }
 
+// InitOptions say what stands in the config of a repository, for ever. The zero value is ready for use.
+type InitOptions struct {
+	Chunker ChunkerParams
+	// Lock makes a repository whose objects are locked. ErrUnsupported is wrapped where the backend cannot do that.
+	Lock *Lock
+	// DataClass is the class of storage that packs of data are put into by whoever opens the repository at a store that has classes.
+	DataClass string
+}
+
 // Init creates a repository on an empty backend location and seals its first key slot for secret.
 // It returns ErrRepositoryExists, and changes nothing, where there is one.
 func Init(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams) (Config, error) {
-	return initialize(ctx, b, secret, slot, cost, params, nil)
+	return initialize(ctx, b, secret, slot, cost, InitOptions{Chunker: params})
 }
 
-func initialize(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, params ChunkerParams, lock *Lock) (Config, error) {
+// InitWith is Init with options.
+func InitWith(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, o InitOptions) (Config, error) {
+	if err := checkClass(o.DataClass); err != nil {
+		return Config{}, err
+	}
+	if o.Lock != nil {
+		if err := o.Lock.validate(); err != nil {
+			return Config{}, err
+		}
+		locked, err := lockerOf(b).Lock(*o.Lock)
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: object lock: %w", b.Location(), err)
+		}
+		b = locked
+	}
+	return initialize(ctx, b, secret, slot, cost, o)
+}
+
+func initialize(ctx context.Context, b Backend, secret crypto.Secret, slot crypto.SlotInfo, cost crypto.KDF, o InitOptions) (Config, error) {
+	params := o.Chunker
 	if params == (ChunkerParams{}) {
 		params = defaultChunker
 	}
@@ -84,7 +112,7 @@ func initialize(ctx context.Context, b Backend, secret crypto.Secret, slot crypt
 	} else if !errors.Is(err, ErrNotExist) {
 		return Config{}, err
 	}
-	cfg := Config{Magic: configMagic, Version: FormatVersion, Repository: crypto.NewRepositoryID(), Chunker: params, Lock: lock}
+	cfg := Config{Magic: configMagic, Version: FormatVersion, Repository: crypto.NewRepositoryID(), Chunker: params, Lock: o.Lock, DataClass: o.DataClass}
 	clear, err := json.Marshal(cfg)
 	if err != nil {
 		return Config{}, err
@@ -134,6 +162,9 @@ func Open(ctx context.Context, b Backend, secret crypto.Secret, opts Options) (*
 	}
 	if err != nil {
 		return nil, err
+	}
+	if r.config.DataClass != "" {
+		r.backend = inClass(r.backend, r.config.DataClass)
 	}
 	return r, nil
 }

@@ -204,6 +204,9 @@ func (r retrying) Lock(l Lock) (Backend, error) {
 	return Retry(b, r.o), nil
 }
 
+// InClass implements Classer.
+func (r retrying) InClass(class string) Backend { return Retry(inClass(r.Backend, class), r.o) }
+
 // Retain implements Locker.
 func (r retrying) Retain(ctx context.Context, name string, span time.Duration) error {
 	return r.do(ctx, "lock", name, func() error { return lockerOf(r.Backend).Retain(ctx, name, span) })

@@ -22,7 +22,20 @@ func checkClass(class string) bool {
 	return strings.Trim(class, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
-var _ chunkstore.Thawer = (*Store)(nil)
+var (
+	_ chunkstore.Thawer  = (*Store)(nil)
+	_ chunkstore.Classer = (*Store)(nil)
+)
+
+// InClass implements chunkstore.Classer.
+func (s *Store) InClass(class string) chunkstore.Backend {
+	if s.config.DataClass != "" {
+		return s
+	}
+	in := &Store{config: s.config, core: s.core, creds: s.creds, wire: s.wire, locks: s.locks}
+	in.config.DataClass = class
+	return in
+}
 
 // Thaw implements chunkstore.Thawer.
 func (s *Store) Thaw(ctx context.Context, name string, o chunkstore.ThawOptions) (bool, error) {

@@ -1,9 +1,11 @@
 package s3_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/s3"
+	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/internal/testserver"
 )
 
@@ -112,4 +115,71 @@ func TestDataClass(t *testing.T) {
 	if _, err := s3.Open(t.Context(), c); err == nil {
 		t.Error("a class that is none")
 	}
+}
+
+// The class that a repository was made with is that of everybody who opens it, with locks or without, but for one who says another.
+func TestDataClassOfRepository(t *testing.T) {
+	t.Parallel()
+	server := testserver.MinIO(t)
+	c := config(server)
+	c.NewLocked = true
+	if err := open(t, c).CreateBucket(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	root := newRoot(t, server, c.Bucket)
+	const given = "REDUCED_REDUNDANCY"
+	for name, o := range map[string]chunkstore.InitOptions{
+		"plain": {DataClass: given}, "locked": {DataClass: given, Lock: &chunkstore.Lock{Mode: chunkstore.Governance, Days: 1}},
+	} {
+		c.Prefix = name
+		secret := crypto.KeyFile(crypto.NewKeyFile())
+		cheap := crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
+		if _, err := chunkstore.InitWith(t.Context(), decorated(open(t, c)), secret, crypto.SlotInfo{}, cheap, o); err != nil {
+			t.Fatal(err)
+		}
+		for _, class := range []string{"", "STANDARD"} {
+			c.DataClass = class
+			before := root.classes(t, name+"/p/")
+			s, err := openRepository(t, c, secret, "").Begin(t.Context(), chunkstore.BeginOptions{})
+			if err == nil {
+				_, err = s.Save(t.Context(), chunkstore.Data, []byte("content for "+class))
+			}
+			if err == nil {
+				err = s.Retire(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := root.classes(t, name+"/p/")
+			maps.DeleteFunc(after, func(key, _ string) bool { return before[key] != "" })
+			want := cmp.Or(class, given)
+			for key, got := range after {
+				if got != want {
+					t.Errorf("%s: class %q, want %q", key, got, want)
+				}
+			}
+			if len(after) == 0 {
+				t.Error("no pack was put")
+			}
+		}
+		c.DataClass = ""
+		for key, got := range root.classes(t, name+"/") {
+			if !strings.HasPrefix(key, name+"/p/") && got == given {
+				t.Errorf("%s is in class %q", key, got)
+			}
+		}
+	}
+}
+
+// classes returns the storage classes of what lies under a prefix.
+func (r root) classes(t *testing.T, prefix string) map[string]string {
+	t.Helper()
+	classes := map[string]string{}
+	for o := range r.ListObjectsIter(t.Context(), r.bucket, minio.ListObjectsOptions{Recursive: true, Prefix: prefix}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		classes[o.Key] = cmp.Or(o.StorageClass, "STANDARD")
+	}
+	return classes
 }

@@ -78,7 +78,7 @@ func locked(t *testing.T, mode chunkstore.LockMode) (s3.Config, *testserver.Serv
 	secret := crypto.KeyFile(crypto.NewKeyFile())
 	lock := chunkstore.Lock{Mode: mode, Days: 7}
 	cheap := crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
-	if _, err := chunkstore.InitLocked(t.Context(), decorated(store), secret, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.ChunkerParams{}, lock); err != nil {
+	if _, err := chunkstore.InitWith(t.Context(), decorated(store), secret, crypto.SlotInfo{Label: "test"}, cheap, chunkstore.InitOptions{Lock: &lock}); err != nil {
 		t.Fatal(err)
 	}
 	return c, server, lock, secret
@@ -322,8 +322,8 @@ func TestLockedNeedsBucket(t *testing.T) {
 	t.Parallel()
 	c := newBucket(t, testserver.MinIO(t))
 	cheap := crypto.KDF{Time: 1, MemoryKiB: 19 << 10, Threads: 1}
-	_, err := chunkstore.InitLocked(t.Context(), open(t, c), crypto.KeyFile(crypto.NewKeyFile()), crypto.SlotInfo{}, cheap, chunkstore.ChunkerParams{},
-		chunkstore.Lock{Mode: chunkstore.Compliance, Days: 1})
+	_, err := chunkstore.InitWith(t.Context(), open(t, c), crypto.KeyFile(crypto.NewKeyFile()), crypto.SlotInfo{}, cheap,
+		chunkstore.InitOptions{Lock: &chunkstore.Lock{Mode: chunkstore.Compliance, Days: 1}})
 	if err == nil {
 		t.Error("a repository was created")
 	}

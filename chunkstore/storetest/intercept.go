@@ -98,6 +98,14 @@ func (i intercepted) Lock(l chunkstore.Lock) (chunkstore.Backend, error) {
 	return Intercept(b, i.around), nil
 }
 
+// InClass implements chunkstore.Classer.
+func (i intercepted) InClass(class string) chunkstore.Backend {
+	if c, ok := i.Backend.(chunkstore.Classer); ok {
+		return Intercept(c.InClass(class), i.around)
+	}
+	return Intercept(i.Backend, i.around)
+}
+
 // Retain implements chunkstore.Locker.
 func (i intercepted) Retain(ctx context.Context, name string, span time.Duration) error {
 	locker, ok := i.Backend.(chunkstore.Locker)

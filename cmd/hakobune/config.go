@@ -51,7 +51,7 @@ func globalFlags() []cli.Flag {
 		&cli.BoolFlag{Category: category, Name: "no-cache", Usage: "keep no copies"},
 		&cli.StringFlag{Category: category, Name: "ca-file", Usage: "trust the certificate authorities in `FILE` for the store [AWS_CA_BUNDLE]"},
 		&cli.StringFlag{Category: category, Name: "s3-lookup", Usage: "address the bucket by `STYLE`: path or dns; found out by default"},
-		&cli.StringFlag{Category: category, Name: "data-class", Usage: "put the contents of files into the storage `CLASS` of S3, such as GLACIER_IR; what every command reads stays hot [HAKOBUNE_DATA_CLASS]"},
+		&cli.StringFlag{Category: category, Name: "data-class", Usage: "put the contents of files into the storage `CLASS` of S3, such as GLACIER_IR; what every command reads stays hot; default: what init was given [HAKOBUNE_DATA_CLASS]"},
 		&cli.StringFlag{Category: category, Name: "limit-upload", Usage: "send at most `RATE` to the store, such as 5MiB (a second)"},
 		&cli.StringFlag{Category: category, Name: "limit-download", Usage: "read at most `RATE` from the store"},
 		&cli.DurationFlag{Category: category, Name: "retry", Usage: "repeat what fails for a passing reason for up to `TIME`", Value: 15 * time.Minute},

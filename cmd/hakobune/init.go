@@ -30,7 +30,11 @@ What is locked cannot be deleted by you either, and is paid for: prune leaves it
 the right to bypass governance (s3:BypassGovernanceRetention) from this host, or choose compliance, which
 nobody can bypass. hakobune check --immutable shows whether it holds.
 
+--data-class is remembered in the repository, so that every later run on every host puts contents into that
+class of storage; a run with another --data-class goes by its own.
+
    hakobune init -r s3:https://s3.example.com/bucket/prefix
+   hakobune init -r s3:https://s3.example.com/bucket/prefix --data-class GLACIER_IR
    hakobune init -r s3:https://s3.example.com/bucket --create-bucket --object-lock compliance --retention 30d`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "object-lock", Usage: "lock objects in the `MODE` compliance or governance"},
@@ -77,7 +81,7 @@ func (p *program) init(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := createRepository(c, b, secret, cost)
+	cfg, err := p.createRepository(c, b, secret, cost)
 	if err != nil {
 		return err
 	}
@@ -85,7 +89,7 @@ func (p *program) init(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("the repository was created, but the store could not be probed: %w", err)
 	}
-	out := initResult{Type: "initialized", Repository: b.Location(), ID: cfg.Repository.String(), ConditionalWrites: conditional}
+	out := initResult{Type: "initialized", Repository: b.Location(), ID: cfg.Repository.String(), ConditionalWrites: conditional, DataClass: cfg.DataClass}
 	return p.result(c, out, func() {
 		fmt.Fprintf(p.out, "created repository %s at %s\n", out.ID[:8], out.Repository)
 		if !conditional {
@@ -95,18 +99,26 @@ func (p *program) init(c *cli.Context) error {
 	})
 }
 
-// createRepository creates the repository, with locks if they are asked for.
-func createRepository(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, cost crypto.KDF) (chunkstore.Config, error) {
+// createRepository creates the repository, with locks and a storage class if they are asked for.
+func (p *program) createRepository(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, cost crypto.KDF) (chunkstore.Config, error) {
 	mode := chunkstore.LockMode(c.String("object-lock"))
-	if mode == "" {
-		return chunkstore.Init(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{})
-	}
-	lock, err := objectLock(c, mode)
+	class, err := p.flag(c, "data-class", "DATA_CLASS")
 	if err != nil {
 		return chunkstore.Config{}, err
 	}
-	cfg, err := chunkstore.InitLocked(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{}, lock)
-	if err != nil {
+	if mode == "" && class == "" {
+		return chunkstore.Init(c.Context, b, secret, slotInfo(c), cost, chunkstore.ChunkerParams{})
+	}
+	o := chunkstore.InitOptions{DataClass: class}
+	if mode != "" {
+		lock, err := objectLock(c, mode)
+		if err != nil {
+			return chunkstore.Config{}, err
+		}
+		o.Lock = &lock
+	}
+	cfg, err := chunkstore.InitWith(c.Context, b, secret, slotInfo(c), cost, o)
+	if err != nil && o.Lock != nil {
 		err = withHint(err, "objects can be locked in an S3 bucket that was made with Object Lock, which --create-bucket does")
 	}
 	return cfg, err
@@ -130,6 +142,7 @@ type initResult struct {
 	Repository        string `json:"repository"`
 	ID                string `json:"id"`
 	ConditionalWrites bool   `json:"conditional_writes"`
+	DataClass         string `json:"data_class,omitempty"`
 }
 
 // argon2Flag lets small machines, which must open the slot some day, say what they have.
