@@ -35,6 +35,9 @@ func (r *restorer) fillThroughEngine(ctx context.Context, source string, content
 	if err != nil {
 		return err
 	}
+	if err := r.journal.intend(made{Kind: kindFiller, Name: p.Name}); err != nil {
+		return err
+	}
 	id, _, err := r.createFiller(ctx, c, p)
 	if err != nil {
 		return err
@@ -71,6 +74,9 @@ func (f *filler) container(ctx context.Context, r *restorer, source string) (sna
 	defer f.mu.Unlock()
 	if f.ref == "" {
 		ref := "hakobune/fill-" + r.run + ":1"
+		if err := r.journal.intend(made{Kind: kindRef, Name: ref}); err != nil {
+			return snapshot.Container{}, snapshot.Placement{}, err
+		}
 		if err := loadFiller(ctx, r.engine, r.target.Facts, ref); err != nil {
 			return snapshot.Container{}, snapshot.Placement{}, err
 		}

@@ -68,6 +68,7 @@ const (
 	kindDir     Kind = "directory"      // above a bind
 	kindTemp    Kind = "temporary path" // nobody else has its name
 	kindRef     Kind = "reference"      // of an image that arrives; nobody else has its name
+	kindFiller  Kind = "filler"         // through which a volume is filled; nobody else has its name
 	kindContent Kind = "content of"     // a directory that was empty
 
 	// What is replaced. These are noted before anything is done to them.

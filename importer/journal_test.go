@@ -427,6 +427,37 @@ func TestKilledVolumeMadeAnew(t *testing.T) {
 	}
 }
 
+// Of an engine on another host nothing can be seen of what a volume holds. Killed at any call, each volume that is left is
+// named, and nothing else is left.
+func TestKilledRemote(t *testing.T) {
+	repo, snap, _ := smallShop(t)
+	named := 0
+	for n := 1; ; n++ {
+		f := newFake(t)
+		f.facts.Local = false
+		o := importer.Options{Settle: quick.Settle, StateDir: t.TempDir(), WithoutBinds: true}
+		if !killedAt(t, repo, snap, f, o, n, "") {
+			break
+		}
+		found, err := importer.Recover(t.Context(), f, o.StateDir, "")
+		ok(t, err)
+		if len(found.Unfinished) > 0 {
+			continue
+		}
+		for name := range f.volumes {
+			if named++; !strings.Contains(fmt.Sprint(found.Left), "volume "+name+": what is in it cannot be looked at from here") {
+				t.Errorf("killed at call %d: volume %s is there, left %v", n, name, found.Left)
+			}
+		}
+		if len(f.networks)+len(f.containers) > 0 || strings.Contains(f.state(t), "hakobune/fill") {
+			t.Errorf("killed at call %d: networks %v, %d containers\n%s", n, f.networks, len(f.containers), f.state(t))
+		}
+	}
+	if named == 0 {
+		t.Error("no kill left a volume")
+	}
+}
+
 // One restore of a system at a time on an engine.
 func TestRestoreAtOnce(t *testing.T) {
 	repo, snap, _ := smallShop(t)

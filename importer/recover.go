@@ -137,6 +137,13 @@ func (k *killed) takeBack(ctx context.Context, e Engine, m made) (removed bool, 
 	switch m.Kind {
 	case KindContainer:
 		return m.removeContainer(ctx, e)
+	case kindFiller:
+		names, err := e.Names(ctx)
+		there, ok := existing(names.Containers, m.Name)
+		if err != nil || !ok {
+			return false, err
+		}
+		return true, e.RemoveContainer(ctx, there.ID)
 	case kindRef:
 		return false, e.Untag(ctx, m.Name)
 	case KindNetwork:
