@@ -245,7 +245,11 @@ func (m mortal) setup(t *testing.T, args ...string) {
 // kill ends at once everything that runs there, the engine first, so that it takes note of nothing.
 func (m mortal) kill(t *testing.T) {
 	t.Helper()
-	for _, pid := range m.processes(t) {
+	running := ""
+	if ids, err := m.try("ps", "-q"); err == nil && ids != "" { // shims may be those of the host's own containerd
+		running, _ = m.try(append([]string{"inspect", "-f", "{{.State.Pid}}"}, strings.Fields(ids)...)...)
+	}
+	for _, pid := range append(m.processes(t), strings.Fields(running)...) {
 		n, err := strconv.Atoi(pid)
 		if err != nil || n < 2 {
 			t.Fatalf("process %q: %v", pid, err)

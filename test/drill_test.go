@@ -51,7 +51,7 @@ func TestKilledDrill(t *testing.T) {
 // killedDrill kills a drill when it has made containers, and returns its id.
 func (w *world) killedDrill(t *testing.T, m machine, name string) string {
 	t.Helper()
-	cmd := w.command("drill", "--host", m.Host.Host, name)
+	cmd := w.command("drill", "--host", m.Host.Host, "--probe", "exec:"+name+"-db:false", "--probe-timeout", "1h", name) // which never ends
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +88,5 @@ func (w *world) ofDrills(t *testing.T, m machine) (found []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, note := range notes {
-		found = append(found, note)
-	}
-	return found
+	return append(found, notes...)
 }

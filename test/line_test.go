@@ -56,8 +56,7 @@ func TestBadLine(t *testing.T) {
 // syncs fills a second place.
 func (l *line) syncs(t *testing.T, near *world, place string) {
 	args := []string{"sync", "--json", "--to", place}
-	start := l.up.Load()
-	first := cutShort(t, near, syscall.SIGTERM, func(string) bool { return l.up.Load()-start > 1<<20 }, args...)
+	first := l.cutShort(t, near, syscall.SIGTERM, args...)
 	if first.code != 130 {
 		t.Errorf("%s: exit %d\n%s", first.commandLine, first.code, first.err)
 	}
@@ -81,8 +80,7 @@ func (l *line) syncs(t *testing.T, near *world, place string) {
 // getsReady stages the system, and has it come up.
 func (l *line) getsReady(t *testing.T, w *world, standby machine, name string) {
 	args := []string{"standby", "sync", "--json", "--host", standby.Host.Host, name}
-	start := l.down.Load()
-	first := cutShort(t, w, syscall.SIGKILL, func(string) bool { return l.down.Load()-start > 1<<20 }, args...)
+	first := l.cutShort(t, w, syscall.SIGKILL, args...)
 	again := w.ok(t, args...)
 	s := again.summary(t, "summary")
 	t.Logf("standby sync: after it was killed %v of %v bytes were fetched", s["fetched"], s["bytes"])
@@ -95,11 +93,14 @@ func (l *line) getsReady(t *testing.T, w *world, standby machine, name string) {
 	}
 }
 
-// cutShort runs the program and sends it a signal when what it has printed, or anything else, is enough.
-func cutShort(t *testing.T, w *world, sig syscall.Signal, enough func(out string) bool, args ...string) outcome {
+// cutShort runs the program and sends it a signal when the line has carried a MiB. It carries no more until the program has
+// ended.
+func (l *line) cutShort(t *testing.T, w *world, sig syscall.Signal, args ...string) outcome {
 	t.Helper()
+	l.limit.Store(l.up.Load() + l.down.Load() + 1<<20)
+	defer l.limit.Store(0)
 	cmd := w.command(args...)
-	var out, stderr safeBuffer
+	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -114,29 +115,17 @@ func cutShort(t *testing.T, w *world, sig syscall.Signal, enough func(out string
 		case <-ended:
 			return outcome{cmd.ProcessState.ExitCode(), out.String(), stderr.String(), 0, "hakobune " + strings.Join(args, " ")}
 		case <-time.After(5 * time.Millisecond):
-			if enough(out.String()) {
+			if l.full() {
 				cmd.Process.Signal(sig) // it may have ended
 			}
 		}
 	}
 }
 
-// safeBuffer is read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+// full reports whether the line has carried what it may.
+func (l *line) full() bool {
+	limit := l.limit.Load()
+	return limit > 0 && l.up.Load()+l.down.Load() >= limit
 }
 
 // progressed wants a phase to be told of as it was: nothing that is less than before, and whole at a good end.
@@ -172,6 +161,7 @@ type line struct {
 	broken   atomic.Int64 // connections
 	open     atomic.Int64 // connections
 	calm     atomic.Bool  // none breaks
+	limit    atomic.Int64 // bytes, up and down, after which nothing gets through; 0: there is none
 
 	mu   sync.Mutex
 	free time.Time // when the line has carried what it was given
@@ -284,10 +274,15 @@ func (c *connection) copy(ctx context.Context, to, from net.Conn, count *atomic.
 		}
 	}()
 	for p := range way {
-		select {
-		case <-time.After(time.Until(p.arrives)):
-		case <-ctx.Done():
-			return
+		for wait := time.Until(p.arrives); wait > 0 || c.full(); wait = 5 * time.Millisecond {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			if !c.full() {
+				break
+			}
 		}
 		if c.left.Add(-int64(len(p.data))) < 0 && !c.calm.Load() {
 			c.broken.Add(1)
