@@ -57,9 +57,15 @@ func (p ChunkerParams) validate() error {
 	return nil
 }
 
+// maxConfig bounds the object "config", which is read before anything proves it.
+const maxConfig = 64 << 10
+
 // parseConfig reads the object "config".
 func parseConfig(b []byte) (Config, error) {
 	var c Config
+	if len(b) > maxConfig {
+		return c, fmt.Errorf("%w: object %q of %d bytes is not a repository's config", crypto.ErrDamaged, configName, len(b))
+	}
 	if err := json.Unmarshal(b, &c); err != nil || c.Magic != configMagic {
 		return c, fmt.Errorf("%w: object %q is not a repository's config", crypto.ErrDamaged, configName)
 	}

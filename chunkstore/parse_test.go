@@ -4,8 +4,11 @@ package chunkstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -26,11 +29,41 @@ func sampleIndex() []byte {
 	})
 }
 
+// What a parser may allocate for an input of n bytes, beside what an error takes. Of what lies there in binary it is twice that.
+// Text becomes Go's strings and slices, and encoding/json takes up to 350 KiB for 10,000 levels, the most that it goes into.
+// Chunks are bounded by MaxChunk, whatever a compressed one says.
+func binaryLimit(n int) uint64 { return uint64(2*n + 4<<10) }
+func textLimit(n int) uint64   { return uint64(32*n + 400<<10) }
+
+// bounded fails if parse allocates more than limit. What others allocate meanwhile is not there each time.
+func bounded(t *testing.T, limit uint64, parse func()) {
+	t.Helper()
+	var least uint64 = math.MaxUint64
+	for attempt := 0; attempt < 5 && least > limit; attempt++ {
+		before := allocated()
+		parse()
+		least = min(least, allocated()-before)
+	}
+	if least > limit {
+		t.Errorf("%d bytes allocated, want at most %d", least, limit)
+	}
+}
+
+// hostile is a pack's trailer that says how many chunks there are.
+func hostile(chunks uint32) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32([]byte(packMagic), packVersion), chunks)
+}
+
 func FuzzParsePack(f *testing.F) {
 	f.Add(samplePack())
 	f.Add(samplePack()[40:])
+	f.Add(hostile(math.MaxUint32))
+	f.Add(append(make([]byte, 1000*packEntrySize), hostile(1000)...))
+	f.Add(append(make([]byte, 1000*packEntrySize), hostile(1001)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		entries, err := parsePack(b)
+		var entries []packEntry
+		var err error
+		bounded(t, binaryLimit(len(b)), func() { entries, err = parsePack(b) })
 		if err != nil {
 			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
 				t.Fatalf("untyped error %v", err)
@@ -48,8 +81,14 @@ func FuzzParsePack(f *testing.F) {
 func FuzzParseIndex(f *testing.F) {
 	f.Add(sampleIndex())
 	f.Add(sampleIndex()[:70])
+	for _, counts := range [][2]uint32{{math.MaxUint32, math.MaxUint32}, {maxPacksInIndex, 0}, {0, math.MaxUint32}, {1, 1 << 30}} {
+		head := binary.BigEndian.AppendUint32([]byte(indexMagic), indexVersion)
+		f.Add(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(head, counts[0]), counts[1]))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d, err := parseIndex(b)
+		var d delta
+		var err error
+		bounded(t, binaryLimit(len(b)), func() { d, err = parseIndex(b) })
 		if err != nil {
 			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
 				t.Fatalf("untyped error %v", err)
@@ -71,8 +110,11 @@ func FuzzParseTable(f *testing.F) {
 	f.Add(whole[40:], int64(len(whole)))
 	f.Add(whole, int64(len(whole)))
 	f.Add(whole[len(whole)-12:], int64(1<<40))
+	f.Add(hostile(math.MaxUint32), int64(1<<40))
 	f.Fuzz(func(t *testing.T, tail []byte, size int64) {
-		entries, err := parseTable(tail, size)
+		var entries []packEntry
+		var err error
+		bounded(t, binaryLimit(len(tail)), func() { entries, err = parseTable(tail, size) })
 		if err != nil {
 			if !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
 				t.Fatalf("untyped error %v", err)
@@ -89,8 +131,11 @@ func FuzzParseTable(f *testing.F) {
 func FuzzParsePackRefs(f *testing.F) {
 	f.Add(marshalPackRefs([]PackRef{{Kind: Data, ID: PackID{1}}, {Kind: Meta, Writer: crypto.WriterID{2}, ID: PackID{3}}}))
 	f.Add(make([]byte, packRefSize+1))
+	f.Add(marshalPackRefs(slices.Repeat([]PackRef{{Kind: Data}}, 1000)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		refs, err := parsePackRefs(b)
+		var refs []PackRef
+		var err error
+		bounded(t, binaryLimit(len(b)), func() { refs, err = parsePackRefs(b) })
 		if err != nil {
 			if !errors.Is(err, crypto.ErrDamaged) {
 				t.Fatalf("untyped error %v", err)
@@ -112,9 +157,18 @@ func FuzzVersioned(f *testing.F) {
 	} {
 		f.Add([]byte(text))
 	}
+	for _, name := range []string{"snapshots", "sessions", "body"} {
+		f.Add([]byte(`{"version":1,"` + name + `":[""` + strings.Repeat(`,""`, 100_000) + `]}`))
+	}
+	f.Add([]byte(strings.Repeat("[", 9999)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, v := range []any{&sessionRecord{}, &forgetRecord{}, &waitsRecord{}, &Record{}} {
-			if err := unmarshalVersioned(b, v); err != nil && !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
+		for _, fresh := range []func() any{
+			func() any { return &sessionRecord{} }, func() any { return &forgetRecord{} }, func() any { return &waitsRecord{} },
+			func() any { return &Record{} }, func() any { return &Outcome{} }, func() any { return &Claim{} }, func() any { return &resealedOutcome{} },
+		} {
+			var err error
+			bounded(t, textLimit(len(b)), func() { err = unmarshalVersioned(b, fresh()) })
+			if err != nil && !errors.Is(err, crypto.ErrDamaged) && !errors.Is(err, crypto.ErrNewer) {
 				t.Fatalf("untyped error %v", err)
 			}
 		}
@@ -139,7 +193,8 @@ func FuzzObjectName(f *testing.F) {
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"magic":"hakobune","version":1,"repository":"00112233445566778899aabbccddeeff","chunker":{"min":1048576,"bits":19,"max":8388608}}`))
-	f.Fuzz(func(_ *testing.T, b []byte) { parseConfig(b) })
+	f.Add([]byte(`{"magic":"hakobune","version":1,"features":[""` + strings.Repeat(`,""`, 100_000) + `]}`))
+	f.Fuzz(func(t *testing.T, b []byte) { bounded(t, textLimit(len(b)), func() { parseConfig(b) }) })
 }
 
 // The index's plaintext is the same whatever the order in which chunks were packed.

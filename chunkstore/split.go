@@ -167,16 +167,23 @@ func (w *StreamWriter) Finish() (Stream, error) {
 	if len(st.Chunks) <= inlineChunks {
 		return st, nil
 	}
+	listed := marshalRefs(st.Chunks)
+	if len(listed) > maxHeld {
+		return Stream{}, fmt.Errorf("save stream: %d chunks are too many", len(st.Chunks))
+	}
 	list := w.s.NewStream(w.ctx)
-	if _, err := list.Write(marshalRefs(st.Chunks)); err != nil {
+	if _, err := list.Write(listed); err != nil {
 		return Stream{}, errors.Join(err, list.pipe.CloseWithError(err))
 	}
 	outer, err := list.Finish()
 	return Stream{Size: st.Size, Depth: outer.Depth + 1, Chunks: outer.Chunks}, err
 }
 
-// SaveStream stores b as a metadata stream.
+// SaveStream stores b, of at most 256 MiB, as a metadata stream for ReadStream.
 func (s *Session) SaveStream(ctx context.Context, b []byte) (Stream, error) {
+	if len(b) > maxHeld {
+		return Stream{}, fmt.Errorf("save stream: %d bytes are too many", len(b))
+	}
 	w := s.NewStream(ctx)
 	if _, err := w.Write(b); err != nil {
 		return Stream{}, err
@@ -200,6 +207,10 @@ func marshalRefs(refs []Ref) []byte {
 // 64 KiB at least already hold 2^16 more at each level.
 const maxStreamDepth = 4
 
+// maxHeld bounds what of one stream is held in memory: the list of its chunks, at each level, and the whole of what ReadStream reads.
+// Chunks may be named again and again, so that little which is stored could take all memory. It suffices for 7 million chunks.
+const maxHeld = 256 << 20
+
 // streamRefs returns the chunks of the stream itself, by way of its lists.
 func (r *Repository) streamRefs(ctx context.Context, st Stream, visit func(Ref)) ([]Ref, error) {
 	if st.Depth > maxStreamDepth || st.Depth < 0 {
@@ -207,6 +218,9 @@ func (r *Repository) streamRefs(ctx context.Context, st Stream, visit func(Ref))
 	}
 	refs := st.Chunks
 	for range st.Depth {
+		if size := sizeOf(refs); size > maxHeld {
+			return nil, fmt.Errorf("%w: list of chunks has %d bytes", crypto.ErrDamaged, size)
+		}
 		var list bytes.Buffer
 		for _, ref := range refs {
 			visit(ref)
@@ -227,6 +241,14 @@ func (r *Repository) streamRefs(ctx context.Context, st Stream, visit func(Ref))
 	return refs, nil
 }
 
+func sizeOf(refs []Ref) int64 {
+	var size int64
+	for _, ref := range refs {
+		size += int64(ref.Length)
+	}
+	return size
+}
+
 // StreamRefs returns every chunk that the stream needs: its own and those of its lists.
 func (r *Repository) StreamRefs(ctx context.Context, st Stream) ([]Ref, error) {
 	var all []Ref
@@ -244,11 +266,7 @@ func (r *Repository) OpenStream(ctx context.Context, st Stream) (io.ReadCloser, 
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
-	var size int64
-	for _, ref := range refs {
-		size += int64(ref.Length)
-	}
-	if size != st.Size {
+	if size := sizeOf(refs); size != st.Size {
 		return nil, fmt.Errorf("open stream: %w: chunks of %d bytes for a stream of %d", crypto.ErrDamaged, size, st.Size)
 	}
 	return &streamReader{r: r, ctx: ctx, refs: refs}, nil
@@ -285,9 +303,12 @@ func (s *streamReader) Close() error {
 	return nil
 }
 
-// ReadStream returns a whole metadata stream. It is for streams that are held in memory anyway; the
+// ReadStream returns a whole metadata stream, of at most 256 MiB. It is for streams that are held in memory anyway; the
 // chunks that the stream names must exist before memory for them is taken.
 func (r *Repository) ReadStream(ctx context.Context, st Stream) ([]byte, error) {
+	if st.Size > maxHeld {
+		return nil, fmt.Errorf("%w: stream of %d bytes", crypto.ErrDamaged, st.Size)
+	}
 	rd, err := r.OpenStream(ctx, st)
 	if err != nil {
 		return nil, err

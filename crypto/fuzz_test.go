@@ -3,6 +3,9 @@ package crypto_test
 import (
 	"bytes"
 	"errors"
+	"math"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -25,7 +28,9 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("HAKO"), int64(1), int64(0), int64(1))
 	f.Add(make([]byte, crypto.HeaderSize+1), int64(-1), int64(1), int64(1)<<62)
 	f.Fuzz(func(t *testing.T, object []byte, plainSize, off, n int64) {
-		plain, err := k.Open(crypto.TypeDataPack, "name", object)
+		var plain []byte
+		var err error
+		bounded(t, 2*len(object), func() { plain, err = k.Open(crypto.TypeDataPack, "name", object) })
 		if want, ok := sealed[string(object)]; ok != (err == nil) || !bytes.Equal(plain, want) {
 			t.Errorf("Open gave %d bytes, error %v", len(plain), err)
 		}
@@ -39,11 +44,30 @@ func FuzzOpen(f *testing.F) {
 		if start+length > int64(len(object)) || len(object) < crypto.HeaderSize {
 			return
 		}
-		plain, err = k.OpenRange(crypto.TypeDataPack, "name", object[:crypto.HeaderSize], plainSize, off, n, object[start:start+length])
+		bounded(t, 2*len(object), func() {
+			plain, err = k.OpenRange(crypto.TypeDataPack, "name", object[:crypto.HeaderSize], plainSize, off, n, object[start:start+length])
+		})
 		if err == nil && !bytes.Equal(plain, pattern(int(off + n))[off:]) {
 			t.Errorf("OpenRange(%d, %d, %d) gave %d bytes that were never sealed", plainSize, off, n, len(plain))
 		}
 	})
+}
+
+// bounded fails if parse allocates more than n bytes, and what ciphers and the stack of encoding/json take. What others allocate
+// meanwhile is not there each time.
+func bounded(t *testing.T, n int, parse func()) {
+	t.Helper()
+	least, limit := uint64(math.MaxUint64), uint64(n+400<<10)
+	for attempt := 0; attempt < 5 && least > limit; attempt++ {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		parse()
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
+	}
+	if least > limit {
+		t.Errorf("%d bytes allocated, want at most %d", least, limit)
+	}
 }
 
 // FuzzOpenSlot: whatever the bytes of a slot, nothing panics, and nothing opens but what was sealed.
@@ -58,10 +82,15 @@ func FuzzOpenSlot(f *testing.F) {
 		f.Add(slot)
 	}
 	f.Add([]byte(`{"hakobune":"key slot","version":2}`))
+	f.Add([]byte(`{"hakobune":"key slot","version":1,"kind":"keyfile","box":"` + strings.Repeat("A", 100_000) + `"}`))
+	f.Add([]byte(`{"hakobune":"key slot","version":1,"kind":"age","age":"` + strings.Repeat(`\n`, 100_000) + `"}`))
+	f.Add(make([]byte, 2<<20))
 	f.Add([]byte(`{"hakobune":"key slot","version":1,"kind":"passphrase","kdf":null}`))
 	f.Add([]byte(`{"hakobune":"key slot","version":1,"kind":"age","age":"-----BEGIN AGE ENCRYPTED FILE-----\n"}`))
 	f.Fuzz(func(t *testing.T, slot []byte) {
-		info, infoErr := crypto.ReadSlotInfo(slot)
+		var info crypto.SlotInfo
+		var infoErr error
+		bounded(t, 24*len(slot), func() { info, infoErr = crypto.ReadSlotInfo(slot) }) // JSON, encoded again to compare
 		for kind, secret := range secrets {
 			p, opened, err := crypto.OpenSlot(slot, secret)
 			switch {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -485,7 +487,18 @@ func TestRecipeDamage(t *testing.T) {
 func FuzzRecipe(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(recipe(f))
+	// A step says to be long, and one names many pieces, in three bytes each.
+	begun := recipe(f)[:8]
+	f.Add(append(bytes.Clone(begun), 1, 0xff, 0xff, 0x3f, 0))
+	f.Add(slices.Concat(begun, []byte{2, 0xff, 0xff, 0x3}, bytes.Repeat([]byte{0, 0, 1}, 1<<16-1), []byte{0, 0xff, 0xff, 0x3}))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		archive.ReadRecipe(b, []chunkstore.ID{id(1), id(2)})
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > uint64(256<<10+2*len(b)) {
+			t.Errorf("%d bytes allocated for %d bytes of input", got, len(b))
+		}
 		if _, err := archive.ReadRecipe(b, []chunkstore.ID{id(1), id(2)}); err != nil && !errors.Is(err, archive.ErrFormat) {
 			t.Error(err)
 		}

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -88,15 +89,20 @@ type recipeReader struct {
 	r      *bufio.Reader
 	chunks []chunkstore.ID
 	begun  bool
-	raw    []byte // of the last step, reused
-	size   int64  // of the steps so far
+	raw    []byte           // of the last step, reused
+	left   uint64           // pieces of the last content step that next has not returned
+	refs   []chunkstore.Ref // of the last step, reused
+	size   int64            // of the steps so far
 }
 
 func newRecipeReader(r io.Reader, chunks []chunkstore.ID) *recipeReader {
 	return &recipeReader{r: bufio.NewReaderSize(r, 64<<10), chunks: chunks}
 }
 
-// next returns the next step, valid until the call after, and io.EOF after the last one of a
+// piecesMax is how many pieces of a content step are returned at a time: a few bytes name one, which takes more here.
+const piecesMax = 256
+
+// next returns the next step, or a part of a long one, valid until the call after, and io.EOF after the last one of a
 // complete recipe.
 func (r *recipeReader) next() (step, error) {
 	if !r.begun {
@@ -104,6 +110,9 @@ func (r *recipeReader) next() (step, error) {
 			return step{}, err
 		}
 		r.begun = true
+	}
+	if r.left > 0 {
+		return r.pieces()
 	}
 	kind, err := r.r.ReadByte()
 	if err != nil {
@@ -143,11 +152,15 @@ func (r *recipeReader) rawStep() (step, error) {
 	if r.raw == nil {
 		r.raw = make([]byte, 0, 64<<10)
 	}
-	if n > uint64(cap(r.raw)) {
-		r.raw = make([]byte, rawMax)
+	if n > uint64(cap(r.raw)) { // it grows with what is read: a length that lies costs no memory
+		b := bytes.NewBuffer(r.raw[:0])
+		_, err = io.CopyN(b, r.r, int64(n))
+		r.raw = b.Bytes()
+	} else {
+		r.raw = r.raw[:n]
+		_, err = io.ReadFull(r.r, r.raw)
 	}
-	r.raw = r.raw[:n]
-	if _, err := io.ReadFull(r.r, r.raw); err != nil {
+	if err != nil {
 		return step{}, recipeError(err)
 	}
 	return step{raw: r.raw}, r.count(int64(n))
@@ -158,18 +171,24 @@ func (r *recipeReader) contentStep() (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	var s step
-	for range n {
+	r.left = n
+	return r.pieces()
+}
+
+// pieces returns the next pieces of the current content step.
+func (r *recipeReader) pieces() (step, error) {
+	r.refs = r.refs[:0]
+	for ; r.left > 0 && len(r.refs) < piecesMax; r.left-- {
 		ref, err := r.ref()
 		if err != nil {
 			return step{}, err
 		}
-		s.refs = append(s.refs, ref)
+		r.refs = append(r.refs, ref)
 		if err := r.count(int64(ref.Length)); err != nil {
 			return step{}, err
 		}
 	}
-	return s, nil
+	return step{refs: r.refs}, nil
 }
 
 func (r *recipeReader) ref() (ref chunkstore.Ref, err error) {
