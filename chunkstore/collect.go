@@ -290,6 +290,7 @@ func (c *collector) assessOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.live, c.packs = nil, nil // of a look before this one
 	c.report.Snapshots = len(wanted)
 	if err := c.r.LoadIndex(ctx); err != nil {
 		return err
@@ -298,7 +299,7 @@ func (c *collector) assessOnce(ctx context.Context) error {
 	if c.live, err = c.r.live(ctx, wanted, deletedBy(c.marks), c.o.Walk()); err != nil {
 		return err
 	}
-	c.packs, err = c.live.packs()
+	c.packs, err = c.live.packs(c.isOld)
 	return err
 }
 

@@ -53,7 +53,7 @@ func (c *collector) plan(ctx context.Context) error {
 		c.report.Repack.add(u.stored)
 	}
 	for id, u := range c.packs {
-		if u.live > 0 && u.stored > 0 && !deleted[id] && !chosen[id] && c.isOld(u.header[:]) {
+		if u.live > 0 && u.stored > 0 && !deleted[id] && !chosen[id] && u.old {
 			c.report.Old.add(u.stored)
 		}
 	}
@@ -107,7 +107,7 @@ func (c *collector) choose(partial []*packUsage, needed int64) []*packUsage {
 	for _, u := range partial {
 		worthwhile := c.o.MaxUnused >= 0 && unused > bound && u.live < u.chunks || u.small() && small[u.Kind] >= manySmall
 		if !worthwhile {
-			if !c.isOld(u.header[:]) || reencrypt >= 0 && reencrypt < u.stored {
+			if !u.old || reencrypt >= 0 && reencrypt < u.stored {
 				continue
 			}
 			reencrypt -= max(0, min(u.stored, reencrypt))

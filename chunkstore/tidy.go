@@ -30,10 +30,12 @@ func (c *collector) consolidate(ctx context.Context) error {
 	if c.r.locker != nil {
 		return nil
 	}
-	merged := false
+	// From here on nobody asks for each pack, or for what is needed of it.
+	lists, merged := c.lists(deletedBy(c.marks)), false
+	c.live, c.packs, c.stored, c.rewrite, c.dead = nil, nil, nil, nil, nil
 	err := c.r.relist(ctx, func() error {
 		var err error
-		merged, err = c.mergeIndex(ctx)
+		merged, err = c.mergeIndex(ctx, lists)
 		return err
 	})
 	if err == nil && merged {
@@ -45,8 +47,8 @@ func (c *collector) consolidate(ctx context.Context) error {
 	return nil
 }
 
-// mergeIndex is one attempt; it reports whether there was something to do.
-func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
+// mergeIndex is one attempt; it reports whether there was something to do. lists says that the index lists deleted packs.
+func (c *collector) mergeIndex(ctx context.Context, lists bool) (bool, error) {
 	s, err := c.r.listSessions(ctx)
 	if err != nil {
 		return false, err
@@ -64,7 +66,7 @@ func (c *collector) mergeIndex(ctx context.Context) (bool, error) {
 		}
 	}
 	old, err := c.oldIndex(ctx, ended)
-	if err != nil || len(ended) <= fewIndexes && !c.lists(deleted) && !old {
+	if err != nil || len(ended) <= fewIndexes && !lists && !old {
 		return false, err
 	}
 	c.o.Progress("merge the index", 0, 0)

@@ -6,13 +6,15 @@ import (
 	"iter"
 )
 
-// packUsage is what a pack holds and how much of that is needed. Bytes are of encoded chunks.
+// packUsage is what a pack holds and how much of that is needed. Bytes are of encoded chunks. There is one for each pack of a
+// repository, so it is small.
 type packUsage struct {
-	*indexedPack
-	chunks, live     int
+	PackRef
+	old              bool // sealed in an older key epoch than the newest
+	unsure           bool // of a session that has not ended, or too young: not to be touched
+	chunks, live     int32
 	bytes, liveBytes int64
 	stored           int64 // of the object; 0: there is none
-	unsure           bool  // of a session that has not ended, or too young: not to be touched
 }
 
 // liveSet says which entries of a listing are needed by snapshots: of each needed chunk one, in a pack that
@@ -74,13 +76,13 @@ func (s *liveSet) addAll(refs iter.Seq2[Ref, error]) error {
 	return nil
 }
 
-// packs adds up what the listing says of each pack.
-func (s *liveSet) packs() (map[PackID]*packUsage, error) {
+// packs adds up what the listing says of each pack. isOld tells of the header of one whether that is sealed in an older key epoch.
+func (s *liveSet) packs(isOld func(header []byte) bool) (map[PackID]*packUsage, error) {
 	all := map[PackID]*packUsage{}
 	err := s.list.entries(func(at location, n int) error {
 		u := all[at.pack.ID]
 		if u == nil {
-			u = &packUsage{indexedPack: at.pack}
+			u = &packUsage{PackRef: at.pack.PackRef, old: isOld(at.pack.header[:])}
 			all[at.pack.ID] = u
 		}
 		u.chunks++
