@@ -16,19 +16,29 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
+// ComposeOptions are options of Compose.
+type ComposeOptions struct {
+	Stack       bool                // for a stack of a swarm
+	Registry    string              // HOST:PORT of an ImageServer, from which the images are pulled; empty: those that a restore makes
+	Constraints map[string][]string // of a stack: where a container may run, by its name or service: "node.hostname==standby1"
+}
+
 // Compose writes a system as a Compose file: its services run the images that a restore makes, use its volumes and
 // networks by their names, and are configured as their containers were. For a stack of a swarm what that knows
 // nothing of is left out, and networks become overlays. It also tells what the file cannot say. The file holds the
 // containers' environments, secrets included.
-func Compose(snap *snapshot.Snapshot, stack bool) (text []byte, notes []snapshot.Problem, err error) {
+func Compose(snap *snapshot.Snapshot, o ComposeOptions) (text []byte, notes []snapshot.Problem, err error) {
 	if snap.Pushed != nil {
 		return nil, nil, fmt.Errorf("compose file of %s: %w", snap.System.Name, errPushed)
 	}
 	w := &composer{
-		snap: snap, stack: stack, names: map[string]string{},
+		snap: snap, stack: o.Stack, o: o, names: map[string]string{},
 		project: &types.Project{Services: types.Services{}, Networks: types.Networks{}, Volumes: types.Volumes{}},
 	}
-	if !stack {
+	if err := w.checkConstraints(); err != nil {
+		return nil, nil, err
+	}
+	if !o.Stack {
 		w.project.Name = composeName(snap.System.Name)
 	}
 	w.nameServices()
@@ -43,7 +53,7 @@ func Compose(snap *snapshot.Snapshot, stack bool) (text []byte, notes []snapshot
 	if err != nil {
 		return nil, nil, fmt.Errorf("compose file of %s: %w", snap.System.Name, err)
 	}
-	if stack {
+	if o.Stack {
 		raw = stackPorts.ReplaceAll(stackCPUs.ReplaceAll(raw, []byte(`$1"$2"`)), []byte(`$1$2`))
 	}
 	// Nothing in it is a variable, so every dollar stands for itself.
@@ -60,6 +70,7 @@ var (
 
 type composer struct {
 	snap    *snapshot.Snapshot
+	o       ComposeOptions
 	stack   bool
 	project *types.Project
 	names   map[string]string // of services, by the container's name
@@ -144,6 +155,9 @@ func (w *composer) service(c *snapshot.Container) error {
 	s.Image = c.Image
 	if c.Changes != nil {
 		s.Image = changesRef(w.snap.Summary, c.Name)
+	}
+	if w.o.Registry != "" {
+		s.Image = w.o.Registry + "/" + sanitize(w.snap.System.Name) + "/" + sanitize(c.Name) + ":" + shortID(w.snap.ID)
 	}
 	w.process(&s, c, &in)
 	w.limits(&s, &in)
@@ -437,8 +451,15 @@ func (w *composer) restart(s *types.ServiceConfig, c *snapshot.Container, in *co
 	}
 	one := 1
 	s.Deploy.Replicas = &one
+	s.Deploy.EndpointMode = "dnsrr" // the name of a service is its container's address, as it was, and no kernel needs IPVS
+	for _, name := range slices.Compact([]string{c.Name, c.Service}) {
+		s.Deploy.Placement.Constraints = append(s.Deploy.Placement.Constraints, w.o.Constraints[name]...)
+	}
 	condition := map[string]string{"always": "any", "unless-stopped": "any", "on-failure": "on-failure"}[policy.Name]
 	s.Deploy.RestartPolicy = &types.RestartPolicy{Condition: cmp.Or(condition, "none")}
+	if volumes := volumesOf(c); len(volumes) > 0 && len(s.Deploy.Placement.Constraints) == 0 {
+		w.note("container "+c.Name, "uses %s, which each node has of its own: restore that on one and constrain it to that", strings.Join(volumes, ", "))
+	}
 	h := in.HostConfig
 	if h.Privileged || len(h.Devices) > 0 || h.PidMode == "host" {
 		w.note("container "+c.Name, "has privileges, devices or namespaces of the host, which services of a stack cannot have")
@@ -446,4 +467,30 @@ func (w *composer) restart(s *types.ServiceConfig, c *snapshot.Container, in *co
 	if len(c.DependsOn) > 0 {
 		w.note("container "+c.Name, "a stack starts all services at once, also those that depend on others")
 	}
+}
+
+// volumesOf names the volumes and host paths that a container uses.
+func volumesOf(c *snapshot.Container) []string {
+	var names []string
+	for _, m := range c.Mounts {
+		switch m.Type {
+		case "volume":
+			names = append(names, m.Name)
+		case "bind":
+			names = append(names, m.Source)
+		}
+	}
+	return names
+}
+
+// checkConstraints refuses constraints of what is not there.
+func (w *composer) checkConstraints() error {
+	for _, name := range slices.Sorted(maps.Keys(w.o.Constraints)) {
+		known := func(c snapshot.Container) bool { return name != "" && (c.Name == name || c.Service == name) }
+		if !slices.ContainsFunc(w.snap.System.Containers, known) {
+			return fmt.Errorf("compose file of %s: constraint: container %s: %w; there is %s", w.snap.System.Name, name, snapshot.ErrMissing,
+				strings.Join(containerNames(&w.snap.System), ", "))
+		}
+	}
+	return nil
 }

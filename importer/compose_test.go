@@ -37,7 +37,7 @@ func configuredShop(t *testing.T) *snapshot.Snapshot {
 
 func TestCompose(t *testing.T) {
 	for name, stack := range map[string]bool{"compose": false, "stack": true} {
-		text, notes, err := importer.Compose(configuredShop(t), stack)
+		text, notes, err := importer.Compose(configuredShop(t), importer.ComposeOptions{Stack: stack})
 		ok(t, err)
 		for _, n := range notes {
 			text = append(text, "# "+n.Where+": "+n.What+"\n"...)
@@ -46,8 +46,33 @@ func TestCompose(t *testing.T) {
 	}
 	broken := shop(t)
 	broken.System.Containers[1].Inspect = []byte("{")
-	if _, _, err := importer.Compose(broken, false); err == nil || !strings.Contains(err.Error(), "shop-web-1") {
+	if _, _, err := importer.Compose(broken, importer.ComposeOptions{}); err == nil || !strings.Contains(err.Error(), "shop-web-1") {
 		t.Errorf("an inspection that is none: %v", err)
+	}
+}
+
+// The nodes of a swarm pull from a registry, and a container runs where its volumes are.
+func TestComposeStack(t *testing.T) {
+	text, notes, err := importer.Compose(configuredShop(t), importer.ComposeOptions{
+		Stack: true, Registry: "10.0.0.1:5000", Constraints: map[string][]string{"db": {"node.hostname==b", "node.role==worker"}},
+	})
+	ok(t, err)
+	for _, want := range []string{
+		"    image: 10.0.0.1:5000/shop/shop-db-1:01234567\n", "    image: 10.0.0.1:5000/shop/shop-side-1:01234567\n",
+		"        constraints:\n          - node.hostname==b\n          - node.role==worker\n", "      endpoint_mode: dnsrr\n",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("there is no %q in\n%s", want, text)
+		}
+	}
+	for _, n := range notes {
+		if strings.Contains(n.What, "volume") && n.Where == "container shop-db-1" {
+			t.Errorf("%s: %s", n.Where, n.What)
+		}
+	}
+	_, _, err = importer.Compose(configuredShop(t), importer.ComposeOptions{Constraints: map[string][]string{"none": {"a==b"}}})
+	if !errors.Is(err, snapshot.ErrMissing) {
+		t.Error(err)
 	}
 }
 
@@ -57,9 +82,9 @@ func TestComposeConfig(t *testing.T) {
 	if program == "" && os.Getenv("HAKOBUNE_TEST_REQUIRE") == "" {
 		t.Skip("HAKOBUNE_TEST_COMPOSE names no docker-compose")
 	}
-	stack, _, err := importer.Compose(configuredShop(t), true)
+	stack, _, err := importer.Compose(configuredShop(t), importer.ComposeOptions{Stack: true})
 	ok(t, err)
-	text, _, err := importer.Compose(configuredShop(t), false)
+	text, _, err := importer.Compose(configuredShop(t), importer.ComposeOptions{})
 	ok(t, err)
 	file := filepath.Join(t.TempDir(), "compose.yaml")
 	ok(t, os.WriteFile(file, text, 0o600))

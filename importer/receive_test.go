@@ -195,7 +195,7 @@ func TestPushCopied(t *testing.T) {
 	copied.whole()
 	snap, err := cat.Load(t.Context(), cat.Snapshots[0])
 	ok(t, err)
-	if _, _, err := importer.Compose(snap, true); err == nil {
+	if _, _, err := importer.Compose(snap, importer.ComposeOptions{}); err == nil {
 		t.Error("a Compose file was made")
 	}
 	if _, err := importer.Drill(t.Context(), g.repo, snap, nil, importer.DrillOptions{}); err == nil {

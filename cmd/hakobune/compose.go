@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,13 +21,21 @@ names. It holds the containers' environments, passwords included, so -o makes a 
 
    hakobune restore --only images --only changes --only volumes shop
    hakobune compose -o compose.yaml shop && docker compose up -d
-   hakobune compose --stack -o stack.yaml shop && docker stack deploy -c stack.yaml shop
 
-With --stack what a swarm knows nothing of is left out, and told.
+With --stack what a swarm knows nothing of is left out, and told. Its nodes pull the images from a registry, which
+hakobune registry serve is; volumes are of one node each, so a container that has some is constrained to the node
+on which they were restored:
+
+   hakobune registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
+   hakobune restore --only volumes shop         on the node standby1
+   hakobune compose --stack --registry ark.example.com:5000 --constraint db=node.hostname==standby1 -o stack.yaml shop
+   docker login ark.example.com:5000 && docker stack deploy --with-registry-auth -c stack.yaml shop
 
 ` + selectorHelp,
 		Flags: append(filterFlags(),
 			&cli.BoolFlag{Name: "stack", Usage: "for docker stack deploy"},
+			&cli.StringFlag{Name: "registry", Usage: "take the images from hakobune registry serve at `HOST:PORT`"},
+			&cli.StringSliceFlag{Name: "constraint", Usage: "with --stack, let a container run only where `CONTAINER=CONSTRAINT` says, as in db=node.hostname==standby1; may be given several times"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write into `FILE`, which has its name only once it is complete"},
 		),
 		Action: p.compose,
@@ -45,6 +54,10 @@ func (p *program) compose(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	o, err := composeOptions(c)
+	if err != nil {
+		return err
+	}
 	repo, err := p.open(c)
 	if err != nil {
 		return err
@@ -53,7 +66,7 @@ func (p *program) compose(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	text, notes, err := importer.Compose(snap, c.Bool("stack"))
+	text, notes, err := importer.Compose(snap, o)
 	if err != nil {
 		return err
 	}
@@ -72,4 +85,19 @@ func (p *program) compose(c *cli.Context) error {
 		return nil
 	}
 	return write(p.out)
+}
+
+func composeOptions(c *cli.Context) (importer.ComposeOptions, error) {
+	o := importer.ComposeOptions{Stack: c.Bool("stack"), Registry: c.String("registry"), Constraints: map[string][]string{}}
+	for _, text := range c.StringSlice("constraint") {
+		name, constraint, _ := strings.Cut(text, "=")
+		if name == "" || !strings.Contains(constraint, "=") {
+			return o, usage("--constraint %q is not CONTAINER=CONSTRAINT, as in db=node.hostname==standby1", text)
+		}
+		o.Constraints[name] = append(o.Constraints[name], constraint)
+	}
+	if len(o.Constraints) > 0 && !o.Stack {
+		return o, usage("--constraint is for --stack")
+	}
+	return o, nil
 }
