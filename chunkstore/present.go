@@ -109,7 +109,11 @@ func (r *Repository) remember(gone []PackRef) {
 	}
 	r.loadMu.Lock()
 	defer r.loadMu.Unlock()
-	r.lost = append(r.lost, gone...)
+	for _, p := range gone {
+		if !slices.Contains(r.lost, p) {
+			r.lost = append(r.lost, p)
+		}
+	}
 	r.cache.put(goneRecord, marshalPackRefs(r.lost))
 }
 

@@ -118,6 +118,42 @@ func TestReencrypt(t *testing.T) {
 	wantSnapshots(t, store, a, slices.Concat(a, b), b)
 }
 
+// What stays sealed with the old keys is what the threat model says, and whoever has them can add to it.
+func TestReencryptLeaves(t *testing.T) {
+	store := nights(t, words(87, 1000))
+	early := reopen(t, store, chunkstore.Options{})
+	addRecord(t, early, "drill", "passed")
+	aborted, err := early.Begin(t.Context(), chunkstore.BeginOptions{})
+	if err == nil {
+		err = aborted.Abort(t.Context())
+	}
+	if err == nil {
+		err = early.Claim(t.Context(), "shop", 1, "home")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate(t, store)
+	if _, err := reencrypt(t.Context(), store, -1); err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]int{}
+	for _, name := range names(t, store) {
+		if name != "config" && name[:2] != "k/" && crypto.ObjectEpoch(object(t, store, name)) == 1 {
+			left[name[:2]]++
+		}
+	}
+	if diff := cmp.Diff(map[string]int{"n/": 1, "o/": 1, "r/": 1}, left); diff != "" {
+		t.Errorf("sealed in the old epoch: %s", diff)
+	}
+	if err := early.Claim(t.Context(), "shop", 2, "thief"); err != nil {
+		t.Fatal(err)
+	}
+	if claims, err := reopen(t, store, chunkstore.Options{}).Claims(t.Context(), "shop"); err != nil || len(claims) != 2 || claims[1].Err != nil {
+		t.Errorf("a claim with the old keys: %+v, %v", claims, err)
+	}
+}
+
 // A host's chain of outcomes goes on over a rewriting.
 func TestReencryptChain(t *testing.T) {
 	store, host := mem.New(mem.Options{}), t.TempDir()
