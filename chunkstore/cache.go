@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/hakobune-dr/hakobune/crypto"
 )
 
 // cache keeps copies of whole objects as they are stored, in files named like them. What it returns
@@ -16,11 +14,11 @@ type cache struct {
 	dir string // "" for none
 }
 
-func newCache(dir string, repo crypto.RepositoryID) *cache {
+func newCache(dir, repo string) *cache {
 	if dir == "" {
 		return &cache{}
 	}
-	return &cache{filepath.Join(dir, repo.String())}
+	return &cache{filepath.Join(dir, repo)}
 }
 
 func (c *cache) path(name string) string { return filepath.Join(c.dir, filepath.FromSlash(name)) }

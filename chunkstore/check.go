@@ -63,6 +63,9 @@ type CheckReport struct {
 // Where snapshots are forgotten or packs deleted by others while it looks, what it finds may be of two moments:
 // then it looks again.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	if r.host != nil {
+		return nil, crypto.ErrPutOnly
+	}
 	for attempt := 1; ; attempt++ {
 		before, err := r.removals(ctx)
 		if err != nil {
@@ -90,7 +93,7 @@ func (r *Repository) removals(ctx context.Context) ([]string, error) {
 
 func (r *Repository) checkOnce(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, o: o, report: &CheckReport{}, users: map[PackID]map[int]bool{}, bad: map[string]error{}}
-	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.list, c.index, c.packs, c.claims, c.outcomes, c.records, c.locks, c.data} {
+	for _, step := range []func(context.Context) error{c.slots, c.sessions, c.list, c.hosts, c.index, c.packs, c.claims, c.outcomes, c.records, c.locks, c.data} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -190,6 +193,15 @@ func (c *checker) list(ctx context.Context) error {
 	return err
 }
 
+// hosts reads what is on record of put-only hosts.
+func (c *checker) hosts(ctx context.Context) error {
+	_, bad, err := c.r.Hosts(ctx)
+	for name, err := range bad {
+		c.fault(name, err)
+	}
+	return err
+}
+
 // index loads every index object by itself, so that a damaged one does not hide the others.
 func (c *checker) index(ctx context.Context) error {
 	marks, damaged, err := c.r.readableMarks(ctx)
@@ -236,10 +248,7 @@ func (c *checker) readIndex(ctx context.Context, condemned map[PackID]bool) (*li
 			return nil, nil, err
 		}
 		if err == nil {
-			object, err = c.r.keys.Open(indexType(name), name, object)
-		}
-		if err == nil {
-			d, err = parseIndex(object)
+			d, err = c.r.openIndex(name, object)
 		}
 		if err != nil {
 			bad[name] = err
@@ -277,8 +286,8 @@ func (c *checker) packs(ctx context.Context) error {
 		case !ok:
 			c.bad[p.Name()] = c.loss(fmt.Errorf("pack: %w", ErrNotExist))
 			return
-		case size != crypto.SealedSize(p.plainSize):
-			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, crypto.SealedSize(p.plainSize))
+		case size != p.storedSize():
+			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, p.storedSize())
 		}
 		indexed++
 	})
@@ -306,6 +315,9 @@ func (c *checker) outcomes(ctx context.Context) error {
 	for _, o := range c.listed {
 		if err := c.sealings(ctx, o); err != nil {
 			return err
+		}
+		if o.Late && !o.Forgotten {
+			c.fault(o.Name, errLate)
 		}
 		if !o.wanted() {
 			continue
@@ -496,14 +508,7 @@ func (c *checker) readPack(ctx context.Context, ref PackRef, indexed packUse) er
 	if known && indexed.chunks != len(entries) {
 		return fmt.Errorf("%w: holds %d chunks, the index lists %d", crypto.ErrDamaged, len(entries), indexed.chunks)
 	}
-	var scratch []byte
-	var errs []error
-	for _, e := range entries {
-		if err := c.r.coder.verify(c.r.keys, e, plain[e.offset:][:e.stored], &scratch); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(c.r.verify(ref, object, plain, entries)...)
 }
 
 // conclude turns bad packs into faults, each with the snapshots that need the pack.

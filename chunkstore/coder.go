@@ -59,9 +59,9 @@ func (c *coder) encode(plain []byte, scratch *[]byte) (codec, []byte) {
 
 // decode returns the plaintext of a chunk, in memory of its own, after comparing it with the chunk's
 // id. It never allocates beyond the length that the table states, itself bounded.
-func (c *coder) decode(keys *crypto.Keys, e packEntry, encoded []byte) ([]byte, error) {
+func (c *coder) decode(ids idSource, e packEntry, encoded []byte) ([]byte, error) {
 	var own []byte
-	plain, err := c.open(keys, e, encoded, &own)
+	plain, err := c.open(ids, e, encoded, &own)
 	if e.codec == raw {
 		plain = bytes.Clone(plain)
 	}
@@ -69,13 +69,13 @@ func (c *coder) decode(keys *crypto.Keys, e packEntry, encoded []byte) ([]byte, 
 }
 
 // verify is decode without the result. What it decodes lies in scratch's memory, which grows.
-func (c *coder) verify(keys *crypto.Keys, e packEntry, encoded []byte, scratch *[]byte) error {
-	_, err := c.open(keys, e, encoded, scratch)
+func (c *coder) verify(ids idSource, e packEntry, encoded []byte, scratch *[]byte) error {
+	_, err := c.open(ids, e, encoded, scratch)
 	return err
 }
 
 // open returns the verified plaintext: in scratch's memory, or encoded itself.
-func (c *coder) open(keys *crypto.Keys, e packEntry, encoded []byte, scratch *[]byte) (plain []byte, err error) {
+func (c *coder) open(ids idSource, e packEntry, encoded []byte, scratch *[]byte) (plain []byte, err error) {
 	if e.plain > MaxChunk || e.plain == 0 {
 		return nil, fmt.Errorf("%w: chunk %v of %d bytes", crypto.ErrDamaged, e.id, e.plain)
 	}
@@ -95,19 +95,25 @@ func (c *coder) open(keys *crypto.Keys, e packEntry, encoded []byte, scratch *[]
 	if len(plain) != int(e.plain) {
 		return nil, fmt.Errorf("%w: chunk %v has %d bytes, its table says %d", crypto.ErrDamaged, e.id, len(plain), e.plain)
 	}
-	if id, err := chunkID(keys, e.kind, plain); err != nil || id != e.id {
+	if id, err := chunkID(ids, e.kind, plain); err != nil || id != e.id {
 		return nil, fmt.Errorf("%w: chunk %v: content does not match its id", crypto.ErrDamaged, e.id)
 	}
 	return plain, nil
 }
 
+// idSource gives chunks their ids: crypto.IDs, and crypto.Keys for the chunks that they seal.
+type idSource interface {
+	ChunkID(plain []byte) [32]byte
+	NamedID(name string) [32]byte
+}
+
 // chunkID computes the id that a chunk's content must have.
-func chunkID(keys *crypto.Keys, kind Kind, plain []byte) (ID, error) {
+func chunkID(ids idSource, kind Kind, plain []byte) (ID, error) {
 	if kind != Named {
-		return keys.ChunkID(plain), nil
+		return ids.ChunkID(plain), nil
 	}
 	name, _, err := splitNamed(plain)
-	return keys.NamedID(name), err
+	return ids.NamedID(name), err
 }
 
 // joinNamed is the plaintext of a Named chunk: the length of the name, the name, the value.

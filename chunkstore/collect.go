@@ -102,6 +102,9 @@ func defaultAges() ages {
 //
 // The steps are those of docs/format.md ("Collection"), which protocol_test.go explores.
 func (r *Repository) Collect(ctx context.Context, o CollectOptions) (*CollectReport, error) {
+	if r.host != nil {
+		return nil, fmt.Errorf("collect: %w", crypto.ErrPutOnly)
+	}
 	c := &collector{r: r, o: o, report: &CollectReport{}, now: time.Now()}
 	if c.o.Progress == nil {
 		c.o.Progress = func(string, int64, int64) {}
@@ -342,6 +345,9 @@ func (c *collector) unsure(ctx context.Context) error {
 			return err
 		}
 		for _, name := range names {
+			if c.isJunk(ctx, name) {
+				continue
+			}
 			d, err := c.r.readIndexObject(ctx, name)
 			if err != nil {
 				return err
@@ -384,12 +390,5 @@ func (r *Repository) readIndexObject(ctx context.Context, name string) (delta, e
 	if err != nil {
 		return delta{}, err
 	}
-	plain, err := r.keys.Open(indexType(name), name, object)
-	if err == nil {
-		var d delta
-		if d, err = parseIndex(plain); err == nil {
-			return d, nil
-		}
-	}
-	return delta{}, fmt.Errorf("object %s: %w", name, err)
+	return r.openIndex(name, object)
 }

@@ -40,6 +40,12 @@
 // Key slots wrap the master secrets of all key epochs. RotateKeys begins another epoch and puts every slot that stays
 // anew; processes that opened the repository before go on in theirs.
 //
+// # Put-only hosts
+//
+// A put-only host (Host, OpenHost) adds snapshots and can open nothing of them. Its chunks are a Domain of their own: it shares none
+// with others, for it could give them wrong ones, and what is of it needs nothing of others. Collections delete packs of it that
+// nothing needs, and leave the others as they are.
+//
 // # Claims and records
 //
 // A claim is a number of a series that exactly one host gets, whatever the store can do and however many want it at

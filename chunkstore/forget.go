@@ -99,6 +99,9 @@ func (r *Repository) forgotten(ctx context.Context) (forgets, error) {
 }
 
 func (r *Repository) forgottenOnce(ctx context.Context) (forgets, error) {
+	if r.host != nil {
+		return forgets{}, crypto.ErrPutOnly
+	}
 	f := forgets{map[string]bool{}, map[string]error{}}
 	names, err := listNames(ctx, r.backend, forgetPrefix)
 	if err != nil {

@@ -33,6 +33,14 @@ type indexedPack struct {
 	header    [crypto.HeaderSize]byte
 }
 
+// storedSize returns the length of the pack's object.
+func (p *indexedPack) storedSize() int64 {
+	return crypto.Encapsulated(p.header[:]) + crypto.SealedSize(p.plainSize)
+}
+
+// ofHost reports whether the pack is a put-only host's, its writer's.
+func (p *indexedPack) ofHost() bool { return crypto.OfHost(p.header[:]) }
+
 // location says where a chunk lies.
 type location struct {
 	packEntry

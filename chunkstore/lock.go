@@ -148,6 +148,19 @@ func (r *Repository) useLock(ctx context.Context, b Backend, secret crypto.Secre
 	if r.config.Lock == nil {
 		return nil
 	}
+	if err := r.lockObjects(ctx, b); err != nil || r.locker == nil {
+		return err
+	}
+	// The slot that a rotation has made may be hidden or covered at b, and an older one have been opened.
+	payload, err := unlock(ctx, r.backend, secret)
+	if err == nil && len(payload.Masters) > int(r.keys.Epoch()) {
+		r.keys, err = crypto.NewKeys(payload.Repository, payload.Masters...)
+	}
+	return err
+}
+
+// lockObjects makes r see and store objects as its config, which says that they are locked, has it.
+func (r *Repository) lockObjects(ctx context.Context, b Backend) error {
 	locked, err := lockerOf(b).Lock(*r.config.Lock)
 	if err == nil {
 		_, err = locked.Stat(ctx, configName)
@@ -160,12 +173,7 @@ func (r *Repository) useLock(ctx context.Context, b Backend, secret crypto.Secre
 		return err
 	}
 	r.backend, r.locker = locked, lockerOf(locked)
-	// The slot that a rotation has made may be hidden or covered at b, and an older one have been opened.
-	payload, err := unlock(ctx, locked, secret)
-	if err == nil && len(payload.Masters) > int(r.keys.Epoch()) {
-		r.keys, err = crypto.NewKeys(payload.Repository, payload.Masters...)
-	}
-	return err
+	return nil
 }
 
 // lockRecord is the file of the cache that says until when objects are locked, so that the store need not be asked
@@ -196,7 +204,11 @@ func (s *Session) lockable(ctx context.Context) ([]string, error) {
 	for _, i := range slots {
 		names = append(names, i.Name)
 	}
-	for _, prefix := range []string{deltaPrefix, segmentPrefix, markPrefix, forgetPrefix, claimPrefix} {
+	prefixes := []string{s.repo.own(deltaPrefix), s.repo.own(segmentPrefix), markPrefix, claimPrefix}
+	if s.repo.host == nil { // a put-only host has no business with these; without them its snapshot is there too
+		prefixes = append(prefixes, forgetPrefix, hostPrefix)
+	}
+	for _, prefix := range prefixes {
 		listed, err := listNames(ctx, s.repo.backend, prefix)
 		if err != nil {
 			return nil, err

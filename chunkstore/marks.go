@@ -317,12 +317,17 @@ func (r *Repository) putSigned(ctx context.Context, t crypto.Type, name string, 
 }
 
 func (r *Repository) sealSigned(t crypto.Type, name string, body []byte) ([]byte, error) {
-	return r.keys.Seal(t, name, r.sign(t, name, body))
+	plain, err := r.sign(t, name, body)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.Seal(t, name, plain)
 }
 
 // sign puts the signature before body.
-func (r *Repository) sign(t crypto.Type, name string, body []byte) []byte {
-	return append(r.keys.Sign(t, signedName(name), body), body...)
+func (r *Repository) sign(t crypto.Type, name string, body []byte) ([]byte, error) {
+	signature, err := r.keys.Sign(t, signedName(name), body)
+	return append(signature, body...), err
 }
 
 // signedName returns the name that the signature in an object is of. What is sealed anew keeps its signature.

@@ -23,6 +23,7 @@ const (
 	forgetPrefix  = "f/"
 	recordPrefix  = "r/"
 	claimPrefix   = "o/"
+	hostPrefix    = "h/"
 	dataPrefix    = "p/"
 	metaPrefix    = "t/"
 	asidePrefix   = "d/" // before the whole name of a damaged pack
@@ -175,6 +176,9 @@ func isObjectName(name string) bool {
 	}
 	if _, _, _, err := parseClaimName(name); err == nil {
 		return true
+	}
+	if w, ok := strings.CutPrefix(strings.TrimSuffix(name, removedSuffix), hostPrefix); ok {
+		return parseHex(make([]byte, 8), w, "writer") == nil
 	}
 	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix, recordPrefix} {
 		if _, _, _, err := parseSessionName(prefix, name); err == nil {

@@ -33,6 +33,8 @@ type Outcome struct {
 	// Packs lists the packs of other sessions that the snapshot needs, as packRefs. Beside these it
 	// needs the session's own, and those that hold the chunks of Body and Packs themselves.
 	Packs Stream `json:"packs"`
+	// Sealed has Host, Summary, Body and Packs of a put-only host's snapshot, which it cannot open itself.
+	Sealed []byte `json:"sealed,omitempty"`
 
 	// Of the object, not in it:
 	Name      string    `json:"-"` // that it was created under, also where it was sealed anew under another since
@@ -41,6 +43,8 @@ type Outcome struct {
 	Modified  time.Time `json:"-"` // when it was created, by the store's clock
 	Err       error     `json:"-"` // the object could not be read; only Name, Modified, Writer and Session are set
 	Forgotten bool      `json:"-"` // see Repository.Forget
+	Domain    Domain    `json:"-"` // of its chunks
+	Late      bool      `json:"-"` // its put-only host had been removed: it counts for nothing
 }
 
 // Predecessor names a writer's previous outcome by its plaintext, so that a store that shows an
@@ -120,13 +124,75 @@ func (r *Repository) sealOutcome(ctx context.Context, w crypto.WriterID, id Sess
 	if o.Sequence, o.Previous, err = r.predecessor(ctx, w, name); err != nil {
 		return "", nil, err
 	}
+	ofHost := r.host != nil
+	if o.Fenced {
+		if ofHost, err = r.announcedByHost(ctx, sessionName(sessionPrefix, w, id)); err != nil {
+			return "", nil, err
+		}
+	} else if ofHost && !o.Aborted {
+		if o, err = r.sealManifest(name, o); err != nil {
+			return "", nil, err
+		}
+	}
 	text, err := json.Marshal(o)
 	if err != nil {
 		return "", nil, err
 	}
 	mac := r.keys.MAC(w, text)
-	object, err = r.keys.Seal(crypto.TypeOutcome, name, append(mac[:], text...))
+	seal := r.keys.Seal
+	if ofHost {
+		seal = r.keys.SealForHost
+	}
+	object, err = seal(crypto.TypeOutcome, name, append(mac[:], text...))
 	return name, object, err
+}
+
+// announcedByHost reports whether a put-only host began the session that is announced under that name.
+func (r *Repository) announcedByHost(ctx context.Context, name string) (bool, error) {
+	object, err := r.backend.Get(ctx, name, 0, -1)
+	if errors.Is(err, ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && len(object) >= crypto.HeaderSize && crypto.OfHost(object), err
+}
+
+// manifest is what an outcome of a put-only host has sealed.
+type manifest struct {
+	Host    string          `json:"host,omitempty"`
+	Summary json.RawMessage `json:"summary,omitempty"`
+	Body    Stream          `json:"body"`
+	Packs   Stream          `json:"packs"`
+}
+
+func manifestName(outcome string) string { return outcome + "/manifest" }
+
+// sealManifest seals what o tells of its snapshot: the host must read what is around that, to go on with its chain.
+func (r *Repository) sealManifest(name string, o Outcome) (Outcome, error) {
+	text, err := json.Marshal(manifest{o.Host, o.Summary, o.Body, o.Packs})
+	if err != nil {
+		return o, err
+	}
+	o.Sealed, err = r.keys.Seal(crypto.TypeManifest, manifestName(name), text)
+	o.Host, o.Summary, o.Body, o.Packs = "", nil, Stream{}, Stream{}
+	return o, err
+}
+
+// openManifest is its inverse, where r has the keys. All that the snapshot needs must be of its host.
+func (r *Repository) openManifest(o *Outcome, name string) error {
+	o.Domain = Domain(o.Writer)
+	if o.Aborted || r.host != nil {
+		return nil
+	}
+	text, err := r.keys.Open(crypto.TypeManifest, manifestName(name), o.Sealed)
+	if err != nil {
+		return err
+	}
+	var m manifest
+	if err := json.Unmarshal(text, &m); err != nil {
+		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
+	}
+	o.Host, o.Summary, o.Body, o.Packs = m.Host, m.Summary, m.Body, m.Packs
+	return errors.Join(o.Domain.all(o.Body.Chunks), o.Domain.all(o.Packs.Chunks))
 }
 
 // createOutcome commits on a store with conditional writes. The client library repeats a request
@@ -155,21 +221,16 @@ func (s *Session) isOwn(ctx context.Context, name string, object []byte) error {
 // there puts an abort object beside the outcome and looks again afterwards; so do we, before and
 // after.
 func (s *Session) placeOutcome(ctx context.Context, name string, object []byte) error {
-	b := s.repo.backend
-	for _, other := range []string{name, name + abortSuffix} {
-		if _, err := b.Stat(ctx, other); err == nil {
-			return ErrFenced
-		} else if !errors.Is(err, ErrNotExist) {
-			return err
-		}
-	}
-	if err := b.Put(ctx, name, object); err != nil {
+	if err := s.fenced(ctx); err != nil {
 		return err
 	}
-	if _, err := b.Stat(ctx, name+abortSuffix); err == nil {
+	if err := s.repo.backend.Put(ctx, name, object); err != nil {
+		return err
+	}
+	if there, err := s.repo.hasObject(ctx, name+abortSuffix); err != nil {
+		return err
+	} else if there {
 		return ErrFenced
-	} else if !errors.Is(err, ErrNotExist) {
-		return err
 	}
 	return s.isOwn(ctx, name, object)
 }
@@ -203,8 +264,11 @@ func (r *Repository) Outcomes(ctx context.Context) ([]Outcome, error) {
 	return slices.DeleteFunc(all, func(o Outcome) bool { return !o.wanted() }), err
 }
 
+// errLate says of a snapshot that it counts for nothing.
+var errLate = errors.New("stored after its put-only host had been removed: it counts for nothing")
+
 // wanted tells whether o is a snapshot, as far as that can be told.
-func (o *Outcome) wanted() bool { return !o.Forgotten && (o.Err != nil || !o.Aborted) }
+func (o *Outcome) wanted() bool { return !o.Forgotten && !o.Late && (o.Err != nil || !o.Aborted) }
 
 // allOutcomes is Outcomes with those of aborted sessions and the forgotten ones, and what the forget records say. A record that
 // cannot be read is none: its snapshots stay. An outcome that is gone when it is read was sealed anew, or has been
@@ -225,6 +289,9 @@ func (r *Repository) allOutcomes(ctx context.Context) ([]Outcome, forgets, error
 }
 
 func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, error) {
+	if r.host != nil {
+		return nil, forgets{}, crypto.ErrPutOnly
+	}
 	stored, err := r.listOutcomes(ctx, outcomePrefix)
 	if err != nil {
 		return nil, forgets{}, err
@@ -236,6 +303,10 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, erro
 	for name, err := range f.bad {
 		r.log.Warn("a forget record cannot be read, so its snapshots stay", "object", name, "error", err)
 	}
+	removed, err := r.removedHosts(ctx)
+	if err != nil {
+		return nil, f, err
+	}
 	outcomes := make([]Outcome, len(stored))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
@@ -243,6 +314,8 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, erro
 		g.Go(func() error {
 			outcomes[i] = r.readOutcome(gctx, o)
 			outcomes[i].Forgotten = f.names[o.name]
+			since, ok := removed[outcomes[i].Writer]
+			outcomes[i].Late = ok && outcomes[i].Modified.After(since)
 			return gctx.Err()
 		})
 	}
@@ -344,7 +417,10 @@ func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 	}
 	sum := sha256.Sum256(plain)
 	o.Digest = hex.EncodeToString(sum[:])
-	return o, nil
+	if crypto.OfHost(object) {
+		err = r.openManifest(&o, name)
+	}
+	return o, err
 }
 
 // ForeignPacks returns the packs of other sessions that a snapshot needs.
@@ -359,6 +435,9 @@ func (r *Repository) ForeignPacks(ctx context.Context, o Outcome) ([]PackRef, er
 	refs := make([]PackRef, 0, len(b)/packRefSize)
 	for ; len(b) > 0; b = b[packRefSize:] {
 		ref, err := parsePackRef(b)
+		if err == nil && o.Domain != (Domain{}) && ref.Writer != o.Writer {
+			err = fmt.Errorf("%w: pack %v is none of the put-only host's that needs it", crypto.ErrDamaged, ref.ID)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list of packs: %w", err)
 		}

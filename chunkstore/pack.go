@@ -79,9 +79,9 @@ func (b *packBuilder) grow(n int) {
 
 const leastRoom = 256 << 10
 
-// sealedSize returns the length of the object that the pack will be.
+// sealedSize returns the length that the object may have which the pack will be.
 func (b *packBuilder) sealedSize() int64 {
-	return crypto.SealedSize(paddedPlain(int64(len(b.buf) + len(b.entries)*packEntrySize + packTrailerSize)))
+	return crypto.EncapsulationSize + crypto.SealedSize(paddedPlain(int64(len(b.buf)+len(b.entries)*packEntrySize+packTrailerSize)))
 }
 
 // add appends one encoded chunk.
@@ -191,16 +191,14 @@ func openPack(keys *crypto.Keys, ref PackRef, object []byte) ([]byte, []packEntr
 	if sha256.Sum256(object) != ref.ID {
 		return nil, nil, fmt.Errorf("%w: pack's bytes do not match its name", crypto.ErrDamaged)
 	}
-	return openNamed(keys, ref, object, nil)
-}
-
-// openNamed is openPack of an object whose name was just made of its bytes, into buf's memory.
-func openNamed(keys *crypto.Keys, ref PackRef, object, buf []byte) ([]byte, []packEntry, error) {
-	plain, err := keys.OpenTo(buf, ref.sealType(), ref.sealName(), object)
+	plain, err := keys.Open(ref.sealType(), ref.sealName(), object)
 	if err != nil {
 		return nil, nil, err
 	}
 	entries, err := parsePack(plain)
+	if err == nil {
+		err = ownTable(ref, object, entries)
+	}
 	return plain, entries, err
 }
 
@@ -211,13 +209,17 @@ func openNamed(keys *crypto.Keys, ref PackRef, object, buf []byte) ([]byte, []pa
 func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder, buf []byte, scratch *[]byte) (PackRef, []byte, error) {
 	ref := PackRef{Kind: b.kind, Writer: w}
 	b.buf = b.finish()
-	object, err := keys.SealTo(buf, ref.sealType(), ref.sealName(), b.buf)
+	object, open, err := keys.SealPack(buf, ref.sealType(), ref.sealName(), b.buf)
 	if err != nil {
 		return ref, nil, err
 	}
 	ref.ID = sha256.Sum256(object)
 	clear(b.buf)
-	plain, entries, err := openNamed(keys, ref, object, b.buf)
+	plain, err := open(b.buf)
+	var entries []packEntry
+	if err == nil {
+		entries, err = parsePack(plain)
+	}
 	if err != nil {
 		return ref, nil, fmt.Errorf("verify before upload: %w", err)
 	}
@@ -237,7 +239,7 @@ func sealPack(keys *crypto.Keys, coder *coder, w crypto.WriterID, b *packBuilder
 
 // indexPack describes a stored pack for the index.
 func indexPack(ref PackRef, object []byte) (*indexedPack, error) {
-	size, err := crypto.PlainSize(int64(len(object)))
+	size, err := crypto.PlainSize(int64(len(object)) - crypto.Encapsulated(object))
 	if err != nil {
 		return nil, err
 	}

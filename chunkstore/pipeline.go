@@ -206,7 +206,7 @@ func (p *pipeline) store(b *packBuilder) error {
 		return fmt.Errorf("pack: %w", err)
 	}
 	defer p.sealed[b.kind].put(object)
-	if err := r.backend.Put(s.ctx, ref.Name(), object); err != nil {
+	if err := s.store(s.ctx, ref.Name(), object); err != nil {
 		return fmt.Errorf("store pack: %w", err)
 	}
 	if b.kind == Meta {

@@ -89,8 +89,8 @@ func (r *Repository) gone(ctx context.Context, packs []PackRef) ([]PackRef, erro
 	g.SetLimit(16)
 	for _, p := range packs {
 		g.Go(func() error {
-			_, err := r.backend.Stat(gctx, p.Name())
-			if !errors.Is(err, ErrNotExist) {
+			there, err := r.hasObject(gctx, p.Name())
+			if there || err != nil {
 				return err
 			}
 			mu.Lock()
@@ -137,4 +137,16 @@ func (r *Repository) stillGone(ctx context.Context) ([]PackRef, error) {
 	}
 	r.lost = gone
 	return gone, nil
+}
+
+// hasObject reports whether an object is stored.
+func (r *Repository) hasObject(ctx context.Context, name string) (bool, error) {
+	if r.host != nil {
+		return r.isListed(ctx, name)
+	}
+	_, err := r.backend.Stat(ctx, name)
+	if errors.Is(err, ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -51,7 +51,15 @@ func (r *Repository) Chunk(ctx context.Context, id ID) ([]byte, error) {
 
 // IsChunk reports whether plain is the content of the data chunk of that id.
 func (r *Repository) IsChunk(id ID, plain []byte) bool {
-	own, err := chunkID(r.keys, Data, plain)
+	l, ok, err := r.index.lookup(id)
+	if err != nil || !ok {
+		return false
+	}
+	ids, err := r.ids(l.pack.domain())
+	if err != nil {
+		return false
+	}
+	own, err := chunkID(ids, Data, plain)
 	return err == nil && own == id
 }
 
@@ -67,12 +75,15 @@ func (r *Repository) Whole(ctx context.Context, id ID) (Ref, error) {
 	return Ref{ID: id, Length: l.plain}, nil
 }
 
-// Named returns the value stored under a name, and whether there is one.
-func (r *Repository) Named(ctx context.Context, name string) ([]byte, bool, error) {
+// Named returns the value stored under a name in a domain, and whether there is one.
+func (r *Repository) Named(ctx context.Context, d Domain, name string) ([]byte, bool, error) {
 	if err := r.needIndex(ctx); err != nil {
 		return nil, false, err
 	}
-	id := ID(r.keys.NamedID(name))
+	id, err := r.NamedID(d, name)
+	if err != nil {
+		return nil, false, err
+	}
 	if _, ok, err := r.index.lookup(id); !ok {
 		return nil, false, err
 	}
@@ -84,8 +95,14 @@ func (r *Repository) Named(ctx context.Context, name string) ([]byte, bool, erro
 	return value, err == nil, err
 }
 
-// NamedID returns the id of the chunk that holds the value of a name.
-func (r *Repository) NamedID(name string) ID { return r.keys.NamedID(name) }
+// NamedID returns the id of the chunk that holds the value of a name in a domain.
+func (r *Repository) NamedID(d Domain, name string) (ID, error) {
+	ids, err := r.ids(d)
+	if err != nil {
+		return ID{}, fmt.Errorf("id of %q: %w", name, err)
+	}
+	return ids.NamedID(name), nil
+}
 
 // openMeta is a metadata pack in memory.
 type openMeta struct {
@@ -139,7 +156,7 @@ func (r *Repository) readMetaChunk(ctx context.Context, ref Ref) ([]byte, error)
 	if int64(l.offset)+int64(l.stored) > int64(len(m.plain)) {
 		return nil, fmt.Errorf("%w: chunk %v lies beyond its pack", crypto.ErrDamaged, ref.ID)
 	}
-	return r.coder.decode(r.keys, l.packEntry, m.plain[l.offset:][:l.stored])
+	return r.decode(l.pack, l.packEntry, m.plain[l.offset:][:l.stored])
 }
 
 // metaPack returns an opened metadata pack: from memory, the cache, or the backend.
@@ -465,17 +482,12 @@ func ranges(chunks []location) iter.Seq[[]location] {
 func (r *Repository) fetchRange(ctx context.Context, run []location, found func(ID, []byte)) error {
 	p, first, last := run[0].pack, run[0], run[len(run)-1]
 	off, n := int64(first.offset), int64(last.offset)+int64(last.stored)-int64(first.offset)
-	at, length := crypto.StoredRange(p.plainSize, off, n)
-	stored, err := r.backend.Get(ctx, p.Name(), at, length)
+	plain, err := r.readRange(ctx, p, off, n)
 	if err != nil {
-		return fmt.Errorf("pack: %w", err)
-	}
-	plain, err := r.keys.OpenRange(p.sealType(), p.sealName(), p.header[:], p.plainSize, off, n, stored)
-	if err != nil {
-		return fmt.Errorf("pack %s: %w", p.Name(), err)
+		return err
 	}
 	for _, l := range run {
-		b, err := r.coder.decode(r.keys, l.packEntry, plain[int64(l.offset)-off:][:l.stored])
+		b, err := r.decode(l.pack, l.packEntry, plain[int64(l.offset)-off:][:l.stored])
 		if err != nil {
 			return fmt.Errorf("pack %s: %w", p.Name(), err)
 		}

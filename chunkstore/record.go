@@ -42,6 +42,9 @@ func (r *Repository) AddRecord(ctx context.Context, kind string, body any) error
 }
 
 func (r *Repository) addRecord(ctx context.Context, kind string, body any) error {
+	if r.host != nil {
+		return crypto.ErrPutOnly
+	}
 	inner, err := json.Marshal(body)
 	if err != nil {
 		return err
@@ -77,6 +80,9 @@ func (r *Repository) recordMAC(w crypto.WriterID, name string, text []byte) [32]
 // Records returns all records, oldest first by the store's clock. One that cannot be read is returned too,
 // with Err set: it must not hide the others, nor be taken for one that was never written.
 func (r *Repository) Records(ctx context.Context) ([]Record, error) {
+	if r.host != nil {
+		return nil, crypto.ErrPutOnly
+	}
 	var infos []Info
 	if err := r.backend.List(ctx, recordPrefix, func(i Info) error {
 		infos = append(infos, i)

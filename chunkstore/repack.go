@@ -27,6 +27,7 @@ func (c *collector) plan(ctx context.Context) error {
 			c.report.Unneeded.add(u.stored)
 			c.dead = append(c.dead, u.PackRef)
 		case c.stored[id].archived: // to read it would take hours and cost something
+		case u.ofHost: // whoever stores for a put-only host would have to be it
 		case !u.unsure:
 			c.report.Unused += u.bytes - u.liveBytes
 			partial = append(partial, u)
@@ -60,9 +61,10 @@ func (c *collector) plan(ctx context.Context) error {
 	return c.unlocked(ctx)
 }
 
-// isOld tells whether an object is sealed in an older key epoch than the newest.
+// isOld tells whether an object is sealed in an older key epoch than the newest. What put-only hosts have sealed stays as it
+// is.
 func (c *collector) isOld(object []byte) bool {
-	return len(object) >= crypto.HeaderSize && crypto.ObjectEpoch(object) < c.r.keys.Epoch()
+	return len(object) >= crypto.HeaderSize && !crypto.OfHost(object) && crypto.ObjectEpoch(object) < c.r.keys.Epoch()
 }
 
 // others returns the packs that are left to other marks: of collections that run, and those that are carried

@@ -47,6 +47,9 @@ type IndexRepair struct {
 // step puts the new before it deletes the old, so it may be stopped at any moment; and it may run beside backups
 // and restores.
 func (r *Repository) RepairIndex(ctx context.Context, o RepairOptions) (*IndexRepair, error) {
+	if r.host != nil {
+		return nil, fmt.Errorf("repair the index: %w", crypto.ErrPutOnly)
+	}
 	x := &indexRepair{
 		collector: collector{r: r, o: CollectOptions{Host: o.Host, Progress: o.Progress, DryRun: o.DryRun}, report: &CollectReport{}, now: time.Now()},
 		readAll:   o.ReadAll, found: &IndexRepair{},
@@ -267,36 +270,50 @@ func (x *indexRepair) tables(ctx context.Context) error {
 	return flush()
 }
 
-// put stores a segment, unless this is a dry run.
+// put stores segments, unless this is a dry run.
 func (x *indexRepair) put(ctx context.Context, packs []*indexedPack, chunks []location) error {
-	if len(packs) == 0 {
-		return nil
-	}
 	x.found.Chunks += len(chunks)
 	if x.o.DryRun {
 		return nil
 	}
-	name := fmt.Sprintf("%s%s-%d", segmentPrefix, strings.TrimPrefix(x.name, markPrefix), x.made)
-	x.made++
-	object, err := x.r.keys.Seal(crypto.TypeSegment, name, marshalIndex(packs, chunks))
-	if err != nil {
-		return err
+	packsOf, chunksOf := map[Domain][]*indexedPack{}, map[Domain][]location{}
+	for _, p := range packs {
+		packsOf[p.domain()] = append(packsOf[p.domain()], p)
 	}
-	return x.r.backend.Put(ctx, name, object)
+	for _, l := range chunks {
+		chunksOf[l.pack.domain()] = append(chunksOf[l.pack.domain()], l)
+	}
+	for d, packs := range packsOf {
+		_, id, _, err := parseSessionName(markPrefix, x.name)
+		if err != nil {
+			return err
+		}
+		name := x.segmentName(d, id, x.made)
+		x.made++
+		object, err := x.r.sealSegment(d, name, marshalIndex(packs, chunksOf[d]))
+		if err == nil {
+			err = x.r.backend.Put(ctx, name, object)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readTable reads the table at the end of a stored pack, and its header, by which the index knows it.
 func (r *Repository) readTable(ctx context.Context, p storedPack) (*indexedPack, []packEntry, error) {
-	size, err := crypto.PlainSize(p.size)
-	if err != nil {
-		return nil, nil, err
-	}
-	pack := &indexedPack{PackRef: p.PackRef, plainSize: size}
+	pack := &indexedPack{PackRef: p.PackRef}
 	header, err := r.backend.Get(ctx, p.Name(), 0, crypto.HeaderSize)
 	if err != nil {
 		return nil, nil, err
 	}
 	copy(pack.header[:], header)
+	size, err := crypto.PlainSize(p.size - crypto.Encapsulated(header))
+	if err != nil {
+		return nil, nil, err
+	}
+	pack.plainSize = size
 	tail, err := r.readTail(ctx, pack, min(size, 16<<10))
 	if err != nil {
 		return nil, nil, err
@@ -309,17 +326,15 @@ func (r *Repository) readTable(ctx context.Context, p storedPack) (*indexedPack,
 		return nil, nil, err
 	}
 	entries, err := parseTable(tail, size)
+	if err == nil {
+		err = ownTable(pack.PackRef, header, entries)
+	}
 	return pack, entries, err
 }
 
 // readTail reads the last n bytes of a pack's plaintext.
 func (r *Repository) readTail(ctx context.Context, p *indexedPack, n int64) ([]byte, error) {
-	at, length := crypto.StoredRange(p.plainSize, p.plainSize-n, n)
-	stored, err := r.backend.Get(ctx, p.Name(), at, length)
-	if err != nil {
-		return nil, err
-	}
-	return r.keys.OpenRange(p.sealType(), p.sealName(), p.header[:], p.plainSize, p.plainSize-n, n, stored)
+	return r.readRange(ctx, p, p.plainSize-n, n)
 }
 
 // replace puts segments in the place of index objects that list what is not there, or that are not believed, and

@@ -32,6 +32,7 @@ type DamagedPack struct {
 	Copied int   // chunks that could not, but have a copy in another pack
 	Lost   int   // chunks that are nowhere else
 	Bytes  int64 // of the lost ones, decoded
+	Stays  bool  // it is a put-only host's: what is left of it cannot be stored anew, and snapshots need it where it is
 	Locked bool  // the store keeps it where it is, for a time; it counts for nothing
 }
 
@@ -46,6 +47,9 @@ var ErrNoPack = errors.New("no such pack")
 //
 // It may be stopped at any moment and run beside backups, restores and collections. ErrMarks: RepairIndex first.
 func (r *Repository) RepairPacks(ctx context.Context, ids []string, o RepairOptions) (*PackRepair, error) {
+	if r.host != nil {
+		return nil, fmt.Errorf("repair packs: %w", crypto.ErrPutOnly)
+	}
 	x := &packRepair{r: r, o: o, found: &PackRepair{}, damaged: map[PackID]*damagedPack{}, release: func() {}}
 	if x.o.Progress == nil {
 		x.o.Progress = func(string, int64, int64) {}
@@ -69,7 +73,8 @@ type packRepair struct {
 	selected []storedPack
 	leftover []PackRef // on record as deleted, and stored
 	damaged  map[PackID]*damagedPack
-	release  func() // of the writer whose mark it is
+	release  func()          // of the writer whose mark it is
+	hosts    map[PackID]bool // those that are put-only hosts'
 }
 
 type damagedPack struct {
@@ -90,6 +95,10 @@ func (x *packRepair) survey(ctx context.Context, ids []string) error {
 	}
 	stored, err := x.r.listPacks(ctx)
 	if err != nil {
+		return err
+	}
+	x.hosts = map[PackID]bool{}
+	if err := x.r.index.packs(func(p packUse) { x.hosts[p.ID] = p.ofHost() }); err != nil {
 		return err
 	}
 	deleted, found := deletedBy(x.marks), map[string]bool{}
@@ -153,7 +162,9 @@ func (x *packRepair) read(ctx context.Context) error {
 			case err != nil:
 				return err
 			}
-			if damage != nil {
+			if damage != nil && x.hosts[p.ID] {
+				x.found.Damaged = append(x.found.Damaged, DamagedPack{Name: p.Name(), Err: damage, Stays: true})
+			} else if damage != nil {
 				x.damaged[p.ID] = &damagedPack{DamagedPack: DamagedPack{Name: p.Name(), Err: damage}, ref: p.PackRef}
 			}
 			x.found.Read.add(p.size)
@@ -176,11 +187,8 @@ func (x *packRepair) examine(ctx context.Context, ref PackRef) (damage, err erro
 	if isUnknown(damage) {
 		return nil, fmt.Errorf("pack %s: %w", ref.Name(), damage)
 	}
-	var scratch []byte
-	for _, e := range entries {
-		if damage == nil {
-			damage = x.r.coder.verify(x.r.keys, e, plain[e.offset:][:e.stored], &scratch)
-		}
+	if damage == nil {
+		damage = errors.Join(x.r.verify(ref, object, plain, entries)...)
 	}
 	return damage, nil
 }
@@ -344,14 +352,16 @@ func (x *packRepair) object(ctx context.Context, d *damagedPack) ([]byte, error)
 // chunk opens one chunk of a damaged pack, by the packages that hold it alone.
 func (x *packRepair) chunk(p *indexedPack, e packEntry, object []byte) ([]byte, error) {
 	at, n := crypto.StoredRange(p.plainSize, int64(e.offset), int64(e.stored))
+	head := crypto.HeaderSize + crypto.Encapsulated(p.header[:])
+	at += head - crypto.HeaderSize
 	if n == 0 || at+n > int64(len(object)) {
 		return nil, fmt.Errorf("%w: chunk %v lies beyond the end", crypto.ErrDamaged, e.id)
 	}
-	encoded, err := x.r.keys.OpenRange(p.sealType(), p.sealName(), p.header[:], p.plainSize, int64(e.offset), int64(e.stored), object[at:at+n])
+	encoded, err := x.r.keys.OpenRange(p.sealType(), p.sealName(), slices.Concat(p.header[:], object[crypto.HeaderSize:head]), p.plainSize, int64(e.offset), int64(e.stored), object[at:at+n])
 	if err != nil {
 		return nil, err
 	}
-	return x.r.coder.decode(x.r.keys, e, encoded)
+	return x.r.decode(p, e, encoded)
 }
 
 // setAside moves the damaged packs that are not locked. All are on record as deleted before they are, so that nobody looks for chunks

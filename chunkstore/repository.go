@@ -64,6 +64,12 @@ type Repository struct {
 
 	metaMu sync.Mutex // of the fields below
 	meta   []openMeta // the metadata packs used last, newest first
+
+	host    *crypto.HostInfo // of a put-only host; nil: all keys are there
+	hostIDs sync.Map         // crypto.IDs by Domain
+	headMu  sync.Mutex       // of the field below
+	heads   map[PackID][]byte
+	putOnly atomic.Pointer[map[crypto.WriterID]bool] // the put-only hosts that there are
 }
 
 // InitOptions say what stands in the config of a repository, for ever. The zero value is ready for use.
@@ -210,6 +216,10 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	if err != nil {
 		return nil, err
 	}
+	return openKeys(b, cfg, keys, opts)
+}
+
+func openKeys(b Backend, cfg Config, keys *crypto.Keys, opts Options) (*Repository, error) {
 	coder, err := newCoder()
 	if err != nil {
 		return nil, err
@@ -220,7 +230,7 @@ func open(b Backend, cfg Config, payload crypto.Payload, opts Options) (*Reposit
 	}
 	return &Repository{
 		backend: b, keys: keys, config: cfg, cuts: sync.OnceValues(func() (cuts, error) { return newCuts(keys) }), coder: coder, ages: defaultAges(), opts: opts, log: log,
-		cache: newCache(opts.CacheDir, cfg.Repository), index: newIndex(), limits: defaultIndexLimits(),
+		cache: newCache(opts.CacheDir, cfg.Repository.String()), index: newIndex(), limits: defaultIndexLimits(),
 		windows: make(places, sharedWindows), fetching: make(places, rangeReaders), recent: newRecent(), contestTime: contestTime,
 	}, nil
 }
@@ -293,14 +303,14 @@ func (r *Repository) loadIndex(ctx context.Context) error {
 // it deletes what they replace. A new segment may sort before one that is just deleted, so a listing of
 // segments that saw neither could be the result of two moments: it counts if the next one is the same.
 func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
-	deltas, err := listNames(ctx, r.backend, deltaPrefix)
+	deltas, err := r.listDeltas(ctx)
 	if err != nil {
 		return nil, err
 	}
-	segments, err := listNames(ctx, r.backend, segmentPrefix)
+	segments, err := listNames(ctx, r.backend, r.own(segmentPrefix))
 	for stable := len(segments) == 0; err == nil && !stable; {
 		var again []string
-		again, err = listNames(ctx, r.backend, segmentPrefix)
+		again, err = listNames(ctx, r.backend, r.own(segmentPrefix))
 		stable = slices.Equal(segments, again)
 		segments = again
 	}
@@ -381,11 +391,7 @@ func (r *Repository) newGather(b *base) *gather {
 func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string, condemned map[PackID]bool) (*listing, error) {
 	defer g.close()
 	var mu sync.Mutex
-	err := r.fetchAll(ctx, names, func(i int, plain []byte) error {
-		d, err := parseIndex(plain)
-		if err != nil {
-			return fmt.Errorf("object %s: %w", names[i], err)
-		}
+	err := r.fetchAll(ctx, names, func(i int, d delta) error {
 		mu.Lock()
 		defer mu.Unlock()
 		return g.add(names[i], d)
@@ -396,11 +402,11 @@ func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string,
 	return g.listing(condemned)
 }
 
-// fetchAll opens the named index objects, several at a time, by way of the cache, and gives the plaintext of
-// names[i] to use(i, ...), in no certain order, several at a time too. In a locked repository those that do not open are passed
-// over: whoever can write there could put such an object and lock it for years. Chunks that only such a one lists are absent:
+// fetchAll opens the named index objects, several at a time, by way of the cache, and gives what
+// names[i] lists to use(i, ...), in no certain order, several at a time too. In a locked repository those that do not open are passed
+// over, and so are those of put-only hosts: whoever can write there could put such an object and lock it for years. Chunks that only such a one lists are absent:
 // a backup stores them again, reading them and collecting are errors.
-func (r *Repository) fetchAll(ctx context.Context, names []string, use func(int, []byte) error) error {
+func (r *Repository) fetchAll(ctx context.Context, names []string, use func(int, delta) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, name := range names {
@@ -412,13 +418,12 @@ func (r *Repository) fetchAll(ctx context.Context, names []string, use func(int,
 			if err != nil {
 				return err
 			}
-			plain, err := r.keys.Open(indexType(name), name, object)
+			d, err := r.openIndex(name, object)
 			if err == nil {
-				return use(i, plain)
+				return use(i, d)
 			}
 			r.cache.drop(name)
-			err = fmt.Errorf("object %s: %w", name, err)
-			if r.locker != nil {
+			if r.locker != nil || r.ofPutOnly(name) {
 				r.log.Warn("a part of the index is passed over", "error", err)
 				return nil
 			}
@@ -470,7 +475,7 @@ func (r *Repository) Usage(ctx context.Context) (Usage, error) {
 	var u Usage
 	err := r.index.packs(func(p packUse) {
 		u.Packs++
-		u.StoredBytes += crypto.SealedSize(p.plainSize)
+		u.StoredBytes += p.storedSize()
 		u.Chunks += p.chunks
 		u.PlainBytes += p.plain
 	})

@@ -311,10 +311,10 @@ func TestNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = reopen(t, b, chunkstore.Options{})
-	if v, ok, err := r.Named(ctx, "layer:x"); !ok || err != nil || string(v) != "value" {
+	if v, ok, err := r.Named(ctx, chunkstore.Domain{}, "layer:x"); !ok || err != nil || string(v) != "value" {
 		t.Errorf("%q, %v, %v", v, ok, err)
 	}
-	if _, ok, err := r.Named(ctx, "layer:y"); ok || err != nil {
+	if _, ok, err := r.Named(ctx, chunkstore.Domain{}, "layer:y"); ok || err != nil {
 		t.Errorf("a name never set: %v, %v", ok, err)
 	}
 }

@@ -88,7 +88,7 @@ func (r *Repository) wrapOutcome(name string, plain []byte, stored time.Time) ([
 	if err != nil {
 		return nil, err
 	}
-	return r.sign(crypto.TypeOutcome, name, body), nil
+	return r.sign(crypto.TypeOutcome, name, body)
 }
 
 // reseal seals snapshots' outcomes and forget records of old key epochs anew. The new object is there, and was read back,

@@ -288,7 +288,7 @@ func (r *rotation) last(s *heldSlot) int {
 
 // slotID returns the id of the slot that takes the place of another in an epoch; of "": of the first one.
 func slotID(keys *crypto.Keys, epoch int, old string) string {
-	id := keys.NamedID(fmt.Sprintf("slot:%d:%s", epoch, old))
+	id := keys.SharedID(fmt.Sprintf("slot:%d:%s", epoch, old))
 	return hex.EncodeToString(id[:8])
 }
 

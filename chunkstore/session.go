@@ -82,7 +82,7 @@ func (r *Repository) Begin(ctx context.Context, o BeginOptions) (*Session, error
 	if err != nil {
 		return nil, fmt.Errorf("probe for conditional writes: %w", err)
 	}
-	w, release, err := claimWriter(r.opts.StateDir, r.keys.Repository())
+	w, release, err := r.claimWriter()
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +115,9 @@ func (s *Session) announce(ctx context.Context, record sessionRecord) error {
 // conditional reports whether the store creates objects conditionally, from memory where it was
 // probed before.
 func (r *Repository) conditional(ctx context.Context) (bool, error) {
+	if r.host != nil { // which cannot try
+		return r.host.Creates, nil
+	}
 	if creates, known := r.remembered(); known {
 		return creates, nil
 	}
@@ -168,11 +171,24 @@ func (s *Session) put(ctx context.Context, t crypto.Type, name string, plain []b
 	if err != nil {
 		return err
 	}
-	if err := s.repo.backend.Put(ctx, name, object); err != nil {
+	if err := s.store(ctx, name, object); err != nil {
 		return err
 	}
 	s.stats.stored.Add(int64(len(object)))
 	return nil
+}
+
+// store stores an object under its own name. A put-only host creates it, where the store can: so it may be forbidden to
+// replace anything.
+func (s *Session) store(ctx context.Context, name string, object []byte) error {
+	if s.repo.host == nil || !s.atomic {
+		return s.repo.backend.Put(ctx, name, object)
+	}
+	err := s.repo.backend.(Creator).PutIfAbsent(ctx, name, object)
+	if errors.Is(err, ErrExist) {
+		return nil // a request whose answer was lost is repeated: the name is the object's hash, or new
+	}
+	return err
 }
 
 // fail makes err the session's outcome for all calls to come; only the first one counts.
@@ -331,10 +347,10 @@ const longSilence = 12 * time.Hour
 // fenced returns ErrFenced if a collection gave the session up.
 func (s *Session) fenced(ctx context.Context) error {
 	for _, name := range []string{s.name(outcomePrefix), s.name(outcomePrefix) + abortSuffix} {
-		if _, err := s.repo.backend.Stat(ctx, name); err == nil {
-			return ErrFenced
-		} else if !errors.Is(err, ErrNotExist) {
+		if there, err := s.repo.hasObject(ctx, name); err != nil {
 			return err
+		} else if there {
+			return ErrFenced
 		}
 	}
 	return nil

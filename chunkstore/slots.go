@@ -86,6 +86,9 @@ func (s *slot) open(secret crypto.Secret) (crypto.Payload, error) {
 // unlock opens the newest slot that secret fits. A damaged slot does not keep the others from being
 // tried; it is reported if none fits. Where the slots have changed meanwhile it looks at them again.
 func unlock(ctx context.Context, b Backend, secret crypto.Secret) (crypto.Payload, error) {
+	if _, ok := secret.(*crypto.Credential); ok {
+		return crypto.Payload{}, crypto.ErrPutOnly
+	}
 	for attempt := 1; ; attempt++ {
 		slots, err := readSlots(ctx, b)
 		if err != nil {

@@ -217,6 +217,10 @@ func (r *Repository) streamRefs(ctx context.Context, st Stream, visit func(Ref))
 		return nil, fmt.Errorf("%w: stream of depth %d", crypto.ErrDamaged, st.Depth)
 	}
 	refs := st.Chunks
+	d, err := r.StreamDomain(ctx, st)
+	if err != nil && !errors.Is(err, ErrChunkMissing) { // which whoever reads it is told
+		return nil, err
+	}
 	for range st.Depth {
 		if size := sizeOf(refs); size > maxHeld {
 			return nil, fmt.Errorf("%w: list of chunks has %d bytes", crypto.ErrDamaged, size)
@@ -236,6 +240,9 @@ func (r *Repository) streamRefs(ctx context.Context, st Stream, visit func(Ref))
 		refs = make([]Ref, 0, list.Len()/listedRefSize)
 		for b := list.Bytes(); len(b) > 0; b = b[listedRefSize:] {
 			refs = append(refs, Ref{ID: ID(b[:32]), Length: binary.BigEndian.Uint32(b[32:])})
+		}
+		if err := d.all(refs); err != nil {
+			return nil, err
 		}
 	}
 	return refs, nil

@@ -11,6 +11,9 @@ import (
 // lists it in a pack that is there, in its right length, and not on record as deleted. It goes by what there is now,
 // and takes about 100 bytes of memory for each pack.
 func (r *Repository) Stored(ctx context.Context) (func(ID) (bool, error), error) {
+	if r.host != nil {
+		return nil, crypto.ErrPutOnly
+	}
 	marks, _, err := r.readableMarks(ctx)
 	if err != nil {
 		return nil, err
@@ -26,7 +29,7 @@ func (r *Repository) Stored(ctx context.Context) (func(ID) (bool, error), error)
 	return func(id ID) (found bool, err error) {
 		err = list.each(id, func(at location, _ int) bool {
 			p, ok := stored[at.pack.ID]
-			found = ok && !deleted[at.pack.ID] && p.size == crypto.SealedSize(at.pack.plainSize)
+			found = ok && !deleted[at.pack.ID] && p.size == at.pack.storedSize()
 			return !found
 		})
 		return found, err

@@ -32,11 +32,11 @@ var ErrOther = errors.New("another repository is there, or something else")
 
 // syncOrder is the order in which objects are copied: what leads to others comes after them, so that a place
 // at which the copying stopped holds whole snapshots only, and before the first copy is whole no repository.
-// Key slots come first: what a rotation's new keys seal is of use to nobody without them. Marks, forget records and claims
+// Key slots come first: what a rotation's new keys seal is of use to nobody without them. Marks, forget records, claims and what is on record of put-only hosts
 // come before the index and the outcomes that they concern. Lists are made from the end to the start: outcomes before what
 // they need, deltas before the segments that replace them, slots last.
 var syncOrder = []string{
-	slotPrefix, dataPrefix, metaPrefix, markPrefix, forgetPrefix, claimPrefix, recordPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, configName,
+	slotPrefix, dataPrefix, metaPrefix, markPrefix, forgetPrefix, claimPrefix, hostPrefix, recordPrefix, segmentPrefix, deltaPrefix, sessionPrefix, outcomePrefix, configName,
 }
 
 // Sync makes the place to hold what the repository at from holds, as it is stored: same keys, no decryption.

@@ -52,6 +52,9 @@ func (r *Repository) Claim(ctx context.Context, series string, number int, body 
 }
 
 func (r *Repository) claim(ctx context.Context, series string, number int, body any) error {
+	if r.host != nil {
+		return crypto.ErrPutOnly
+	}
 	if number < 1 || number > maxClaim {
 		return errors.New("no such number")
 	}
@@ -84,7 +87,7 @@ func (r *Repository) claim(ctx context.Context, series string, number int, body 
 
 // claimDir returns o/<series>/: a name that tells nothing to those without the key.
 func (r *Repository) claimDir(series string) string {
-	id := r.keys.NamedID("claim:" + series)
+	id := r.keys.SharedID("claim:" + series)
 	return claimPrefix + hex.EncodeToString(id[:16]) + "/"
 }
 

@@ -58,7 +58,7 @@ func (c *collector) mergeIndex(ctx context.Context, lists bool) (bool, error) {
 		return false, err
 	}
 	c.report.Indexes = [2]int{len(names), len(names)}
-	ended := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return ofRunning(s, name) })
+	ended := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return ofRunning(s, name) || c.isJunk(ctx, name) })
 	deleted := deletedBy(c.marks)
 	if c.lag() > 0 {
 		if waits, err := c.removeMerged(ctx, ended, deleted); err != nil || waits {
@@ -138,13 +138,22 @@ func (c *collector) newestMerge(ctx context.Context, names []string) (merged []s
 	if newest.Name == "" {
 		return nil, false, nil
 	}
-	of := newest.Name[:strings.LastIndexByte(newest.Name, '-')+1]
+	of := newest.Name[strings.LastIndexByte(newest.Name, '/') : strings.LastIndexByte(newest.Name, '-')+1]
 	for _, name := range names {
-		if strings.HasPrefix(name, of) {
+		if strings.HasPrefix(name, segmentPrefix) && strings.Contains(name, of) { // of put-only hosts too
 			merged = append(merged, name)
 		}
 	}
 	return merged, c.now.Sub(newest.Modified) < c.lag(), nil
+}
+
+// isJunk tells whether an index object of a put-only host does not open: nobody knows what it was.
+func (c *collector) isJunk(ctx context.Context, name string) bool {
+	if !c.r.ofPutOnly(name) {
+		return false
+	}
+	_, err := c.r.readIndexObject(ctx, name)
+	return isDamage(err)
 }
 
 // oldIndex tells whether one of the index objects is to be sealed anew, in the newest key epoch.
@@ -194,38 +203,64 @@ func (c *collector) writeSegments(ctx context.Context, names []string, keep func
 	if err != nil {
 		return 0, err
 	}
-	segment, chunks, of := 0, 0, map[PackID]int{}
+	id := newSessionID(time.Now())
+	filling, of := map[Domain]*segment{}, map[PackID]*segment{}
+	var segments []*segment
 	if err := l.uses(map[PackID]packUse{}, func(u packUse) {
 		if !keep(u.ID) {
 			return
 		}
-		if chunks += u.chunks; chunks > segmentEntries && chunks > u.chunks {
-			segment, chunks = segment+1, u.chunks
+		d := u.domain()
+		s := filling[d]
+		if s == nil || s.chunks+u.chunks > segmentEntries && s.chunks > 0 {
+			s = &segment{name: c.segmentName(d, id, len(segments)), domain: d}
+			filling[d], segments = s, append(segments, s)
 		}
-		of[u.ID] = segment
+		s.chunks += u.chunks
+		of[u.ID] = s
 	}); err != nil {
 		return 0, err
 	}
-	if len(of) == 0 {
-		return 0, nil
-	}
-	id := newSessionID(time.Now())
-	for n := range segment + 1 {
-		name := fmt.Sprintf("%s%s%s-%d", segmentPrefix, strings.TrimPrefix(c.own, markPrefix), id, n)
-		if err := c.writeSegment(ctx, name, l, n, of); err != nil {
+	for _, s := range segments {
+		if err := c.writeSegment(ctx, l, s, of); err != nil {
 			return 0, err
 		}
 	}
-	return segment + 1, nil
+	return len(segments), nil
 }
 
-// writeSegment stores the n-th segment.
-func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n int, of map[PackID]int) error {
+// segment is one that is to be written.
+type segment struct {
+	name   string
+	domain Domain
+	chunks int
+}
+
+// segmentName returns the name of the n-th segment of a collection. A put-only host must find and open those that list what
+// is of it.
+func (c *collector) segmentName(d Domain, id SessionID, n int) string {
+	writer := strings.TrimPrefix(c.own, markPrefix)
+	if d != (Domain{}) {
+		writer = crypto.WriterID(d).String() + "/"
+	}
+	return fmt.Sprintf("%s%s%s-%d", segmentPrefix, writer, id, n)
+}
+
+// sealSegment seals a segment for those whose packs it lists.
+func (r *Repository) sealSegment(d Domain, name string, plain []byte) ([]byte, error) {
+	if d != (Domain{}) {
+		return r.keys.SealForHost(crypto.TypeSegment, name, plain)
+	}
+	return r.keys.Seal(crypto.TypeSegment, name, plain)
+}
+
+// writeSegment stores a segment.
+func (c *collector) writeSegment(ctx context.Context, l *listing, s *segment, of map[PackID]*segment) error {
 	seen := map[PackID]*indexedPack{}
 	var packs []*indexedPack
 	var chunks []location
 	if err := l.entries(func(at location, _ int) error {
-		if segment, ok := of[at.pack.ID]; !ok || segment != n {
+		if of[at.pack.ID] != s {
 			return nil
 		}
 		p := seen[at.pack.ID]
@@ -238,7 +273,7 @@ func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n
 	}); err != nil {
 		return err
 	}
-	object, err := c.r.keys.Seal(crypto.TypeSegment, name, marshalIndex(packs, chunks))
+	object, err := c.r.sealSegment(s.domain, s.name, marshalIndex(packs, chunks))
 	if err != nil {
 		return err
 	}
@@ -246,7 +281,7 @@ func (c *collector) writeSegment(ctx context.Context, name string, l *listing, n
 	if err := c.fresh(); err != nil {
 		return err
 	}
-	return c.r.backend.Put(ctx, name, object)
+	return c.r.backend.Put(ctx, s.name, object)
 }
 
 // deleteAll deletes objects, several at a time, but for those that are locked.

@@ -11,6 +11,7 @@ import (
 type packUsage struct {
 	PackRef
 	old              bool // sealed in an older key epoch than the newest
+	ofHost           bool // a put-only host's
 	unsure           bool // of a session that has not ended, or too young: not to be touched
 	chunks, live     int32
 	bytes, liveBytes int64
@@ -82,7 +83,7 @@ func (s *liveSet) packs(isOld func(header []byte) bool) (map[PackID]*packUsage, 
 	err := s.list.entries(func(at location, n int) error {
 		u := all[at.pack.ID]
 		if u == nil {
-			u = &packUsage{PackRef: at.pack.PackRef, old: isOld(at.pack.header[:])}
+			u = &packUsage{PackRef: at.pack.PackRef, old: isOld(at.pack.header[:]), ofHost: at.pack.ofHost()}
 			all[at.pack.ID] = u
 		}
 		u.chunks++

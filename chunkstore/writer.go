@@ -44,6 +44,34 @@ func claimWriter(dir string, repo crypto.RepositoryID) (w crypto.WriterID, relea
 	}
 }
 
+// claimWriter returns the id under which sessions of this process write: a put-only host has one, which two processes of one
+// machine do not use at once.
+func (r *Repository) claimWriter() (w crypto.WriterID, release func(), err error) {
+	if r.host == nil {
+		return claimWriter(r.opts.StateDir, r.keys.Repository())
+	}
+	w = r.host.Writer
+	if r.opts.StateDir == "" {
+		return w, func() {}, nil
+	}
+	dir := filepath.Join(r.opts.StateDir, r.keys.Repository().String())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return w, nil, fmt.Errorf("state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "host-"+w.String()), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return w, nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return w, nil, ErrHostBusy
+		}
+		return w, nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return w, func() { f.Close() }, nil
+}
+
 // hasDied tells whether w is an id that dir remembers and no process uses now: what it had begun, and not ended, nobody goes on with.
 func hasDied(dir string, repo crypto.RepositoryID, w crypto.WriterID) bool {
 	if dir == "" {

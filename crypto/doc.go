@@ -23,6 +23,9 @@
 //	  "hakobune/1 collection authentication"  Keys.CollectionMAC
 //	  "hakobune/1 collection signature"       Keys.Sign: Ed25519, the seed of its private key
 //
+// "hakobune/1 put-only host" ‖ its id, of each epoch, is what the keys of a put-only host come from, and "hakobune/1 recipient"
+// the key pair by which it seals for those who have the masters.
+//
 // A rotation adds an epoch: its seed seals from then on, and every older seed still opens. Ids and tags
 // stay under epoch 1, because deduplication and the chain of manifests must outlive rotations. So the
 // masters of a repository always are 1, 2, ... n, all of them, and NewKeys insists on it: with epoch 1
@@ -52,6 +55,14 @@
 // Opening proves sizes first, then each package in its place, and that the last one is the last: what
 // is cut, extended, reordered or mixed does not open. A range is opened in whole packages, and proves
 // those packages only.
+//
+// # Put-only hosts
+//
+// A put-only host has a Credential: keys of its own, the public key of the epoch, and what verifies signatures, but no seed. What
+// tells of contents it seals in scheme 2: under a secret that HPKE (RFC 9180, ML-KEM-768 with X25519) encapsulates for whoever has
+// the masters, and the host's own seed besides, so that no other host can have sealed it. What it must read again, how its
+// sessions began and ended and its index, it seals in scheme 3, under its seed. Marks and claims it opens and verifies, and cannot
+// make. Ids of its chunks come from keys of its own and end in its writer id: nobody takes its chunks for others'.
 //
 // # Key slot
 //

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -61,15 +62,20 @@ type Keys struct {
 }
 
 type keyring struct {
-	seeds   []secret // of the objects; seeds[i] is epoch i+1
+	seeds   []secret // of the objects; seeds[i] is epoch i+1; a put-only host has none
 	notices []secret // the same, of notices
-	chunk   *macPool
-	named   *macPool
+	own     IDs
+	shared  *macPool // of the names that all hosts know
 	chunker secret
-	writer  secret
+	writer  secret // a put-only host has none
 	cache   secret
 	collect secret
-	sign    ed25519.PrivateKey
+	sign    ed25519.PrivateKey // a put-only host has none
+	verify  ed25519.PublicKey
+
+	masters    []Master                          // a put-only host has none
+	recipients []func() (hpke.PrivateKey, error) // of the epochs; nor these
+	host       *hostKeys                         // of a put-only host
 }
 
 // NewKeys returns the keys that masters give in the repository repo. There must be one master for
@@ -100,6 +106,7 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 			return nil, err
 		}
 		r.seeds, r.notices = append(r.seeds, seed), append(r.notices, notice)
+		r.recipients = append(r.recipients, sync.OnceValues(func() (hpke.PrivateKey, error) { return recipientOf(m, repo) }))
 	}
 	var chunk, named, sign secret
 	for _, d := range []struct {
@@ -119,8 +126,10 @@ func newKeyring(repo RepositoryID, masters []Master) (*keyring, error) {
 			return nil, err
 		}
 	}
-	r.chunk, r.named = newMACPool(chunk), newMACPool(named)
+	r.own = IDs{chunk: newMACPool(chunk), named: newMACPool(named)}
+	r.shared, r.masters = r.own.named, masters
 	r.sign = ed25519.NewKeyFromSeed(sign[:])
+	r.verify = r.sign.Public().(ed25519.PublicKey)
 	return r, nil
 }
 
@@ -151,13 +160,37 @@ func derive(m Master, repo RepositoryID, label string) (secret, error) {
 // Repository returns the repository that the keys belong to.
 func (k *Keys) Repository() RepositoryID { return k.repo }
 
+// IDs gives chunks their ids: those of one put-only host, or all others of the repository. It is immutable and safe for
+// concurrent use.
+type IDs struct {
+	chunk, named *macPool
+	host         *WriterID // nil: no put-only host's
+}
+
 // ChunkID returns the id of a chunk with the given plaintext: HMAC-SHA-256 under a key of the
 // repository. It does not allocate.
-func (k *Keys) ChunkID(plain []byte) [32]byte { return k.ring().chunk.sum(plain) }
+func (d IDs) ChunkID(plain []byte) [32]byte { return d.of(d.chunk.sum(plain)) }
 
 // NamedID returns the id of the value stored under name. No name's id is a chunk's id: the two have
 // different keys.
-func (k *Keys) NamedID(name string) [32]byte { return k.ring().named.sum([]byte(name)) }
+func (d IDs) NamedID(name string) [32]byte { return d.of(d.named.sum([]byte(name))) }
+
+// of lets a put-only host's ids end in what they are of.
+func (d IDs) of(id [32]byte) [32]byte {
+	if d.host != nil {
+		copy(id[len(id)-len(d.host):], d.host[:])
+	}
+	return id
+}
+
+// ChunkID is IDs.ChunkID for the chunks that k seals.
+func (k *Keys) ChunkID(plain []byte) [32]byte { return k.ring().own.ChunkID(plain) }
+
+// NamedID is IDs.NamedID for the chunks that k seals.
+func (k *Keys) NamedID(name string) [32]byte { return k.ring().own.NamedID(name) }
+
+// SharedID returns the id of a name that all who have keys know alike, put-only hosts too.
+func (k *Keys) SharedID(name string) [32]byte { return k.ring().shared.sum([]byte(name)) }
 
 // ChunkerSeed returns the endless stream of secret pseudo-random bytes that the repository's
 // chunking polynomial is drawn from. Every call returns the same stream from its start. A reader is
@@ -166,9 +199,21 @@ func (k *Keys) ChunkerSeed() io.Reader { return &keyStream{key: k.ring().chunker
 
 // MAC returns the authentication tag of msg under the key of writer w: HMAC-SHA-256 under
 // HMAC-SHA-256(writer key of the repository, w). Compare tags with hmac.Equal.
+//
+// A put-only host has the key of one writer, itself; its tags for another are good for nothing.
 func (k *Keys) MAC(w WriterID, msg []byte) [32]byte {
-	key := mac(k.ring().writer, w[:])
+	key := k.writerKey(w)
 	return mac(&key, msg)
+}
+
+func (k *Keys) writerKey(w WriterID) [keySize]byte {
+	switch r := k.ring(); {
+	case r.host == nil:
+		return mac(r.writer, w[:])
+	case r.host.writer == w:
+		return *r.host.mac
+	}
+	return [keySize]byte{}
 }
 
 // CollectionMAC returns the authentication tag that stood before msg in the place of a signature until there were
@@ -180,15 +225,18 @@ const SignatureSize = ed25519.SignatureSize
 
 // Sign returns the signature of msg, in an object of that type and logical name, by those who may take something out
 // of the repository: forget snapshots, condemn packs, give a system to another site. Signing the same again gives the
-// same.
-func (k *Keys) Sign(t Type, name string, msg []byte) []byte {
-	return ed25519.Sign(k.ring().sign, signedText(t, name, msg))
+// same. A put-only host gets ErrPutOnly.
+func (k *Keys) Sign(t Type, name string, msg []byte) ([]byte, error) {
+	r := k.ring()
+	if r.host != nil {
+		return nil, fmt.Errorf("sign %v object %q: %w", t, name, ErrPutOnly)
+	}
+	return ed25519.Sign(r.sign, signedText(t, name, msg)), nil
 }
 
 // IsSigned reports whether Sign made sig for the same arguments.
 func (k *Keys) IsSigned(t Type, name string, msg, sig []byte) bool {
-	public := k.ring().sign.Public().(ed25519.PublicKey)
-	return ed25519.Verify(public, signedText(t, name, msg), sig)
+	return ed25519.Verify(k.ring().verify, signedText(t, name, msg), sig)
 }
 
 // signedText is what a signature is over: type ‖ length of the name (4 bytes, big-endian) ‖ name ‖ msg.

@@ -104,7 +104,7 @@ func TestKeysAreSeparate(t *testing.T) {
 		add("MAC of another writer", k.MAC(crypto.NewWriterID(), []byte("x")))
 		add("CacheMAC", cacheMAC(k, []byte("x")))
 		add("CollectionMAC", k.CollectionMAC([]byte("x")))
-		add("Sign", [32]byte(k.Sign(crypto.TypeMark, "x", []byte("x"))))
+		add("Sign", [32]byte(sign(t, k, crypto.TypeMark, "x", "x")))
 		add("ChunkerSeed", [32]byte(seed(t, k)))
 	}
 }
@@ -156,10 +156,19 @@ func TestIDsInText(t *testing.T) {
 	}
 }
 
+func sign(t testing.TB, k *crypto.Keys, typ crypto.Type, name, text string) []byte {
+	t.Helper()
+	sig, err := k.Sign(typ, name, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
 // A signature is of one text in one object of one repository.
 func TestSignature(t *testing.T) {
 	k, other := vectorKeys(t, 2), newKeys(t)
-	sig := k.Sign(crypto.TypeMark, "g/x", []byte("text"))
+	sig := sign(t, k, crypto.TypeMark, "g/x", "text")
 	if !k.IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig) || !vectorKeys(t, 1).IsSigned(crypto.TypeMark, "g/x", []byte("text"), sig) {
 		t.Error("what was signed is not")
 	}

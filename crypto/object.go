@@ -22,6 +22,9 @@ var (
 	// ErrRotated says that an object names a key epoch that the keys at hand do not reach to: there was a
 	// rotation since they were read from their slot. It comes with ErrWrongKey.
 	ErrRotated = errors.New("the keys were rotated")
+	// ErrPutOnly says that a put-only host's keys were to do something that it can not: anything but add snapshots
+	// of its own.
+	ErrPutOnly = errors.New("a put-only credential only adds snapshots")
 	// ErrNewer says that the bytes demand something that this version does not know.
 	ErrNewer = errors.New("written by a newer version")
 )
@@ -41,6 +44,8 @@ const (
 	TypeDataPack Type = 'p' // pack of data chunks
 	TypeMetaPack Type = 't' // pack of metadata chunks
 	TypeClaim    Type = 'o' // claim: whose a system is
+	TypeHost     Type = 'h' // put-only host, or that it was removed
+	TypeManifest Type = 'm' // what a put-only host's outcome tells of its snapshot; within that
 )
 
 // String returns the type's letter in quotes.
@@ -49,10 +54,16 @@ func (t Type) String() string { return fmt.Sprintf("%q", rune(t)) }
 // HeaderSize is the length of the clear header that every object begins with.
 const HeaderSize = 64
 
+// EncapsulationSize is the length of what follows the header of an object that only those can open who have all
+// keys: 32 bytes of X25519 and 1088 of ML-KEM-768.
+const EncapsulationSize = 1120
+
 const (
 	magic            = "HAKO"
 	objectVersion    = 1
 	schemeDARE       = 1 // DARE 2.0 under AES-256-GCM, key by HKDF-SHA-256 from the epoch's seed
+	schemeSealed     = 2 // the same, from an encapsulated secret and the seed of a put-only host: it cannot open it either
+	schemeHost       = 3 // the same, from the seed of a put-only host
 	schemeNotice     = 4 // the same, from the epoch's seed of notices
 	saltSize         = 32
 	offVersion       = 4
@@ -77,6 +88,21 @@ func PlainSize(object int64) (int64, error) {
 		return 0, fmt.Errorf("object of %d bytes: %w: no plaintext has this size when sealed", object, ErrDamaged)
 	}
 	return plain, nil
+}
+
+// Encapsulated returns the length of the encapsulation that the header of an object says is behind it, of at least
+// HeaderSize bytes: so many bytes more has the object, and so much later begins its stream.
+func Encapsulated(header []byte) int64 {
+	if header[offScheme] != schemeSealed {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint16(header[offEncapsulation:]))
+}
+
+// OfHost reports whether the header of an object, of at least HeaderSize bytes, says that a put-only host's keys sealed
+// it.
+func OfHost(header []byte) bool {
+	return header[offScheme] == schemeSealed || header[offScheme] == schemeHost
 }
 
 // StoredRange returns which stored bytes of an object hold plain[off:off+n] of its plainSize bytes of
@@ -116,31 +142,92 @@ func (k *Keys) SealTo(buf []byte, t Type, name string, plain []byte) ([]byte, er
 	return object, nil
 }
 
+// SealPack is SealTo that also returns what opens the object again, into buf's memory as OpenTo does, also where k
+// does not: so that it can be proven before it is stored.
+func (k *Keys) SealPack(buf []byte, t Type, name string, plain []byte) (object []byte, open func(buf []byte) ([]byte, error), err error) {
+	object, key, err := k.sealed(buf, rand.Reader, k.schemeFor(t), t, name, plain)
+	if err != nil {
+		return nil, nil, fmt.Errorf("seal %v object %q: %w", t, name, err)
+	}
+	if k.ring().host == nil { // from the object alone
+		return object, func(buf []byte) ([]byte, error) { return k.OpenTo(buf, t, name, object) }, nil
+	}
+	return object, func(buf []byte) ([]byte, error) { return decrypt(buf, object[HeaderSize+Encapsulated(object):], key) }, nil
+}
+
+// SealForHost is Seal of an object that is a put-only host's to open too: the one of which the logical name is.
+func (k *Keys) SealForHost(t Type, name string, plain []byte) ([]byte, error) {
+	object, _, err := k.sealed(nil, rand.Reader, schemeHost, t, name, plain)
+	if err != nil {
+		return nil, fmt.Errorf("seal %v object %q: %w", t, name, err)
+	}
+	return object, nil
+}
+
 // seal is SealTo with a source of randomness: first the salt, then the stream's nonce.
 func (k *Keys) seal(buf []byte, random io.Reader, t Type, name string, plain []byte) ([]byte, error) {
-	if len(plain) == 0 {
-		return nil, errors.New("empty plaintext")
+	object, _, err := k.sealed(buf, random, k.schemeFor(t), t, name, plain)
+	return object, err
+}
+
+// schemeFor returns the scheme that k seals objects of a type in.
+func (k *Keys) schemeFor(t Type) byte {
+	switch {
+	case k.ring().host == nil && (t == TypeMark || t == TypeClaim):
+		return schemeNotice
+	case k.ring().host == nil:
+		return schemeDARE
+	case t == TypeDataPack || t == TypeMetaPack || t == TypeManifest:
+		return schemeSealed
 	}
-	object := within(buf, SealedSize(int64(len(plain))))
-	header := object[:HeaderSize]
+	return schemeHost
+}
+
+// allowed reports whether objects of a type may be sealed in a scheme.
+func allowed(scheme byte, t Type) bool {
+	switch scheme {
+	case schemeSealed:
+		return t == TypeDataPack || t == TypeMetaPack || t == TypeManifest
+	case schemeHost:
+		return t == TypeSession || t == TypeDelta || t == TypeSegment || t == TypeOutcome
+	case schemeNotice:
+		return t == TypeMark || t == TypeClaim
+	}
+	return scheme == schemeDARE
+}
+
+// sealed seals plain in a scheme, and returns the object's key too.
+func (k *Keys) sealed(buf []byte, random io.Reader, scheme byte, t Type, name string, plain []byte) ([]byte, secret, error) {
+	if len(plain) == 0 {
+		return nil, nil, errors.New("empty plaintext")
+	}
+	if !allowed(scheme, t) {
+		return nil, nil, ErrPutOnly
+	}
+	epoch := k.Epoch()
+	seed, encapsulation, err := k.sealingSeed(scheme, epoch, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	head := HeaderSize + int64(len(encapsulation))
+	object := within(buf, head+streamSize(int64(len(plain))))
+	header := object[:head]
 	clear(header)
 	copy(header, magic)
 	header[offVersion] = objectVersion
 	header[offType] = byte(t)
-	header[offScheme] = schemeOf(t)
-	epoch := k.Epoch()
+	header[offScheme] = scheme
 	binary.BigEndian.PutUint32(header[offEpoch:], epoch)
+	binary.BigEndian.PutUint16(header[offEncapsulation:], uint16(len(encapsulation)))
+	copy(header[HeaderSize:], encapsulation)
 	if _, err := io.ReadFull(random, header[offSalt:offReserved]); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	key, err := k.objectKey(k.seed(schemeOf(t), epoch), t, name, header)
+	key, err := k.objectKey(seed, t, name, header)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := encrypt(object[HeaderSize:], plain, key, random); err != nil {
-		return nil, err
-	}
-	return object, nil
+	return object, key, encrypt(object[head:], plain, key, random)
 }
 
 // Open returns the plaintext of a whole object in a new slice. Nothing of the object is believed
@@ -170,22 +257,23 @@ func within(buf []byte, size int64) []byte {
 }
 
 func (k *Keys) open(buf []byte, t Type, name string, object []byte) ([]byte, error) {
-	if len(object) < HeaderSize {
+	if len(object) < HeaderSize || int64(len(object)) < HeaderSize+Encapsulated(object) {
 		return nil, fmt.Errorf("%w: %d bytes are less than a header", ErrDamaged, len(object))
 	}
-	key, err := k.headerKey(t, name, object[:HeaderSize])
+	head := HeaderSize + Encapsulated(object)
+	key, err := k.headerKey(t, name, object[:head])
 	if err != nil {
 		return nil, err
 	}
-	plain, err := decrypt(buf, object[HeaderSize:], key)
+	plain, err := decrypt(buf, object[head:], key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return plain, nil
 }
 
-// OpenRange returns plain[off:off+n] of an object. header is the object's first HeaderSize bytes,
-// plainSize the size of its plaintext (see PlainSize), and stored the bytes that
+// OpenRange returns plain[off:off+n] of an object. header is the object's first HeaderSize bytes and, where they say so
+// (Encapsulated), the encapsulation behind them, plainSize the size of its plaintext (see PlainSize), and stored the bytes that
 // StoredRange(plainSize, off, n) names. The result shares no memory with the arguments. Errors are as
 // with Open; besides, an empty range or one that is not within the plaintext is an error.
 //
@@ -204,9 +292,8 @@ func (k *Keys) openRange(t Type, name string, header []byte, plainSize, off, n i
 	if storedLen == 0 {
 		return nil, fmt.Errorf("not a range of %d bytes", plainSize)
 	}
-	if len(header) != HeaderSize || int64(len(stored)) != storedLen {
-		return nil, fmt.Errorf("%w: header of %d and range of %d bytes, want %d and %d",
-			ErrDamaged, len(header), len(stored), HeaderSize, storedLen)
+	if len(header) < HeaderSize || int64(len(header)) != HeaderSize+Encapsulated(header) || int64(len(stored)) != storedLen {
+		return nil, fmt.Errorf("%w: header of %d and range of %d bytes, want %d", ErrDamaged, len(header), len(stored), storedLen)
 	}
 	key, err := k.headerKey(t, name, header)
 	if err != nil {
@@ -221,13 +308,13 @@ func (k *Keys) openRange(t Type, name string, header []byte, plainSize, off, n i
 }
 
 // Epoch returns the key epoch that seals: the newest one.
-func (k *Keys) Epoch() uint32 { return uint32(len(k.ring().seeds)) }
+func (k *Keys) Epoch() uint32 { return uint32(len(k.ring().notices)) }
 
 // ObjectEpoch returns the key epoch that the header of an object names, of at least HeaderSize bytes. Nothing
 // proves it until the object is opened.
 func ObjectEpoch(header []byte) uint32 { return binary.BigEndian.Uint32(header[offEpoch:]) }
 
-// headerKey checks an object's header and returns the key of the object.
+// headerKey checks an object's header, with the encapsulation, and returns the key of the object.
 func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
 	scheme, epoch, err := parseHeader(t, header)
 	if err != nil {
@@ -236,29 +323,20 @@ func (k *Keys) headerKey(t Type, name string, header []byte) (secret, error) {
 	if epoch > k.Epoch() {
 		return nil, fmt.Errorf("%w: %w: epoch %d, keys reach to %d", ErrWrongKey, ErrRotated, epoch, k.Epoch())
 	}
-	return k.objectKey(k.seed(scheme, epoch), t, name, header)
-}
-
-// schemeOf returns the scheme that objects of a type are sealed in.
-func schemeOf(t Type) byte {
-	if t == TypeMark || t == TypeClaim {
-		return schemeNotice
+	seed, err := k.openingSeed(scheme, epoch, name, header[HeaderSize:])
+	if err != nil {
+		return nil, err
 	}
-	return schemeDARE
-}
-
-// seed returns what the keys of an epoch's objects come from.
-func (k *Keys) seed(scheme byte, epoch uint32) secret {
-	if scheme == schemeNotice {
-		return k.ring().notices[epoch-1]
-	}
-	return k.ring().seeds[epoch-1]
+	return k.objectKey(seed, t, name, header)
 }
 
 // parseHeader checks the clear header of an object of type t and returns the scheme and the key epoch.
 func parseHeader(t Type, header []byte) (scheme byte, epoch uint32, err error) {
 	scheme, epoch = header[offScheme], ObjectEpoch(header)
-	encapsulation := binary.BigEndian.Uint16(header[offEncapsulation:])
+	encapsulation, want := int(binary.BigEndian.Uint16(header[offEncapsulation:])), 0
+	if scheme == schemeSealed {
+		want = EncapsulationSize
+	}
 	switch {
 	case string(header[:offVersion]) != magic:
 		return 0, 0, fmt.Errorf("%w: no object header", ErrDamaged)
@@ -266,17 +344,17 @@ func parseHeader(t Type, header []byte) (scheme byte, epoch uint32, err error) {
 		return 0, 0, fmt.Errorf("%w: zero version, scheme or epoch", ErrDamaged)
 	case header[offVersion] > objectVersion:
 		return 0, 0, fmt.Errorf("%w: object version %d, newest known is %d", ErrNewer, header[offVersion], objectVersion)
-	case scheme != schemeDARE && scheme != schemeNotice:
+	case scheme > schemeNotice:
 		return 0, 0, fmt.Errorf("%w: sealing scheme %d", ErrNewer, scheme)
 	case header[offFlags] != 0:
 		return 0, 0, fmt.Errorf("%w: mandatory flags %#02x, none is known", ErrNewer, header[offFlags])
 	case Type(header[offType]) != t:
 		return 0, 0, fmt.Errorf("%w: object of type %v", ErrDamaged, Type(header[offType]))
-	case scheme != schemeDARE && scheme != schemeOf(t):
+	case !allowed(scheme, t):
 		return 0, 0, fmt.Errorf("%w: object of type %v in sealing scheme %d", ErrDamaged, t, scheme)
-	case encapsulation != 0:
-		return 0, 0, fmt.Errorf("%w: encapsulation of %d bytes, want none", ErrDamaged, encapsulation)
-	case !allZero(header[offZero:offSalt]) || !allZero(header[offReserved:]):
+	case encapsulation != want || len(header) != HeaderSize+want:
+		return 0, 0, fmt.Errorf("%w: encapsulation of %d bytes, want %d", ErrDamaged, encapsulation, want)
+	case !allZero(header[offZero:offSalt]) || !allZero(header[offReserved:HeaderSize]):
 		return 0, 0, fmt.Errorf("%w: reserved bytes are not zero", ErrDamaged)
 	}
 	return scheme, epoch, nil
@@ -286,7 +364,7 @@ func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // objectKey derives the key of one object: HKDF-SHA-256 from the seed of its scheme and epoch, with the salt of
 // its header, for type ‖ repository id ‖ length of name (4 bytes, big-endian) ‖ name ‖ SHA-256(header).
-func (k *Keys) objectKey(seed secret, t Type, name string, header []byte) (secret, error) {
+func (k *Keys) objectKey(seed []byte, t Type, name string, header []byte) (secret, error) {
 	sum := sha256.Sum256(header)
 	info := make([]byte, 0, 1+len(k.repo)+4+len(name)+len(sum))
 	info = append(info, byte(t))
@@ -294,7 +372,7 @@ func (k *Keys) objectKey(seed secret, t Type, name string, header []byte) (secre
 	info = binary.BigEndian.AppendUint32(info, uint32(len(name)))
 	info = append(info, name...)
 	info = append(info, sum[:]...)
-	key, err := hkdf.Key(sha256.New, seed[:], header[offSalt:offReserved], string(info), keySize)
+	key, err := hkdf.Key(sha256.New, seed, header[offSalt:offReserved], string(info), keySize)
 	if err != nil { // only where FIPS 140-only mode forbids it
 		return nil, err
 	}

@@ -179,6 +179,8 @@ func TestErrorsOfTheHeader(t *testing.T) {
 		{"epoch 2", 11, 2, crypto.ErrRotated},
 		{"last epoch", 8, 255, crypto.ErrWrongKey},
 		{"encapsulation", 13, 1, crypto.ErrDamaged},
+		{"scheme of a put-only host", 6, 3, crypto.ErrDamaged},
+		{"scheme with an encapsulation", 6, 2, crypto.ErrDamaged},
 		{"zero", 15, 1, crypto.ErrDamaged},
 		{"salt", 16, 0, crypto.ErrDamaged},
 		{"reserved", 63, 1, crypto.ErrDamaged},

@@ -68,7 +68,7 @@ func TestVectorsOfDerivedKeys(t *testing.T) {
 		{"MAC", sum(k.MAC(w, msg)), "f579bc6f0f6590a8d5d41b545c4d48790705fb0e50862e7064a60318ac18bf0d"},
 		{"CacheMAC", sum(cacheMAC(k, msg)), "24f2da7ad3ab26f815d38f112141c4c233decda083e31d73328fe31c80b51971"},
 		{"CollectionMAC", sum(k.CollectionMAC(msg)), "1e03721569a67aa6962baa5b13c04967bc036e077b8b9c063758892773fb3891"},
-		{"Sign", k.Sign(crypto.TypeMark, "g/x", msg), "b1b7405098c45935057afc15673201766db88ca9a1a7ec4a84eb65f24c3c2489" +
+		{"Sign", sign(t, k, crypto.TypeMark, "g/x", "hakobune"), "b1b7405098c45935057afc15673201766db88ca9a1a7ec4a84eb65f24c3c2489" +
 			"b42473a3f935b2ad2686e5734ce6a76db449ab552435481cbefa5f7651ba8304"},
 	} {
 		if got := hex.EncodeToString(tc.got); got != tc.want {

@@ -215,7 +215,7 @@ func checkShop(t *testing.T, repo *chunkstore.Repository, made *snapshot.Snapsho
 	}
 	for _, img := range snap.System.Images {
 		for _, l := range img.Layers {
-			r, _, err := archive.OpenLayer(t.Context(), repo, l.DiffID)
+			r, _, err := archive.OpenLayer(t.Context(), repo, chunkstore.Domain{}, l.DiffID)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -188,6 +188,9 @@ func (x *export) closeSources() {
 // lastTrees returns the trees of the newest snapshot of the system, from this host if there is one,
 // by Where. A snapshot that cannot be read only makes the copy take longer.
 func (x *export) lastTrees(ctx context.Context) (map[string]*snapshot.Archive, error) {
+	if x.repo.IsPutOnly() { // it cannot read what it has stored
+		return nil, nil
+	}
 	catalog, err := snapshot.ReadCatalog(ctx, x.repo)
 	if err != nil {
 		return nil, err

@@ -49,6 +49,9 @@ type Repaired struct {
 // errWaits says that a chunk can be read but must not be relied on.
 var errWaits = errors.New("what it needs is about to be given back by a prune: run hakobune prune, and this again")
 
+// errPutOnlyHost says that a snapshot stays as it is.
+var errPutOnlyHost = errors.New("it is a put-only host's, of which nothing can be made anew: what is left of it can be restored")
+
 // Repair makes a new snapshot of what can still be read of s, if that is not all. Files whose content is lost are
 // left out, each told by name among the problems of the new snapshot, which is incomplete by that; so are the
 // layers of an image of which one is lost. The new one counts as a copy: its origin is s, and it goes by the times
@@ -75,6 +78,9 @@ func (r *Repairer) repair(ctx context.Context, s snapshot.Summary) (*Repaired, e
 	}
 	if r.o.DryRun || len(look.lost) == 0 {
 		return &Repaired{Lost: look.lost}, nil
+	}
+	if snap.System.Domain != (chunkstore.Domain{}) {
+		return nil, errPutOnlyHost
 	}
 	session, err := r.repo.Begin(ctx, chunkstore.BeginOptions{Host: r.o.Host, Program: r.o.Program})
 	if err != nil {
@@ -223,7 +229,7 @@ func (x *salvage) blobs(ctx context.Context, list []snapshot.Blob) (left []snaps
 
 // whole tells whether all of a layer is stored.
 func (x *salvage) whole(ctx context.Context, layer string) (bool, error) {
-	whole, err := x.all(archive.LayerRefs(ctx, x.repo, layer))
+	whole, err := x.all(archive.LayerRefs(ctx, x.repo, x.sys.Domain, layer))
 	if err != nil && isLoss(err) {
 		return false, nil
 	}

@@ -58,7 +58,7 @@ func ExportImage(ctx context.Context, repo *chunkstore.Repository, snap *snapsho
 	if err != nil {
 		return nil, err
 	}
-	layers := &layerStore{repo: repo, fetched: new(atomic.Int64)}
+	layers := &layerStore{repo: repo, domain: snap.System.Domain, fetched: new(atomic.Int64)}
 	defer func() { err = errors.Join(err, layers.close()) }()
 	oci, notes, err := exportImage(ctx, layers, snap, c, img, o)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 // from changes and lie in unlinked files. It may be used from several goroutines at once.
 type layerStore struct {
 	repo    *chunkstore.Repository
+	domain  chunkstore.Domain
 	fetched *atomic.Int64 // counts what is read of the repository
 	near    nears         // have what need not be fetched; set before any layer is opened
 
@@ -37,7 +38,7 @@ func (s *layerStore) open(ctx context.Context, diffID string) (io.ReadCloser, in
 	if ok {
 		return io.NopCloser(io.NewSectionReader(l.file, 0, l.size)), l.size, nil
 	}
-	r, size, err := archive.OpenLayerNear(ctx, s.repo, diffID, s.near.source())
+	r, size, err := archive.OpenLayerNear(ctx, s.repo, s.domain, diffID, s.near.source())
 	if err != nil {
 		return nil, 0, err
 	}

@@ -39,7 +39,7 @@ func refsOf(repo *chunkstore.Repository, wanted func(key string) bool) func(cont
 				yield(chunkstore.Ref{}, err)
 				return
 			}
-			sys, err := snapshot.ReadSystem(ctx, repo, o.Body)
+			sys, err := snapshot.ReadSystem(ctx, repo, o)
 			if err != nil {
 				yield(chunkstore.Ref{}, err)
 				return
@@ -65,7 +65,7 @@ func systemRefs(ctx context.Context, repo *chunkstore.Repository, sys *snapshot.
 			return a == nil || !wanted(fmt.Sprint("tree ", a.Records)) || yield(what+" "+name, archive.Refs(ctx, repo, a.Records))
 		}
 		layer := func(what, name string) bool {
-			return !wanted("layer "+name) || yield(what+" "+name, archive.LayerRefs(ctx, repo, name))
+			return !wanted(fmt.Sprint("layer ", name, sys.Domain)) || yield(what+" "+name, archive.LayerRefs(ctx, repo, sys.Domain, name))
 		}
 		for _, i := range sys.Images {
 			for _, l := range i.Layers {

@@ -85,7 +85,7 @@ func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine,
 		healthy: make(map[string]bool),
 		placed:  make(map[string]string),
 	}
-	r.layers = layerStore{repo: repo, fetched: &r.fetched}
+	r.layers = layerStore{repo: repo, domain: snap.System.Domain, fetched: &r.fetched}
 	return r
 }
 

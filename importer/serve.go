@@ -281,7 +281,7 @@ func (s *ImageServer) build(ctx context.Context, snap *snapshot.Snapshot, name s
 		if err != nil {
 			return nil, err
 		}
-		b := &builtImage{name: name, snapshot: snap.ID, layers: &layerStore{repo: s.repo, fetched: new(atomic.Int64)}}
+		b := &builtImage{name: name, snapshot: snap.ID, layers: &layerStore{repo: s.repo, domain: snap.System.Domain, fetched: new(atomic.Int64)}}
 		b.oci, _, err = exportImage(ctx, b.layers, snap, found, img, ExportOptions{Base: found.Changes == nil, TempDir: s.tempDir})
 		if err != nil {
 			return nil, errors.Join(err, b.layers.close())

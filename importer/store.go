@@ -275,7 +275,7 @@ func (s *ImageServer) openBlob(ctx context.Context, name string, b snapshot.Blob
 			return r, nil
 		}
 	}
-	r, _, err := archive.OpenLayer(ctx, s.repo, b.Stored())
+	r, _, err := archive.OpenLayer(ctx, s.repo, chunkstore.Domain{}, b.Stored())
 	return r, err
 }
 

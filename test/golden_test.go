@@ -180,7 +180,7 @@ func describeTree(t *testing.T, repo *chunkstore.Repository, a *snapshot.Archive
 
 func layerSum(t *testing.T, repo *chunkstore.Repository, diffID string) string {
 	t.Helper()
-	r, _, err := archive.OpenLayer(t.Context(), repo, diffID)
+	r, _, err := archive.OpenLayer(t.Context(), repo, chunkstore.Domain{}, diffID)
 	if err != nil {
 		t.Fatal(err)
 	}

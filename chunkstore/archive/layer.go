@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -43,12 +44,12 @@ func digest(diffID string) ([sha256.Size]byte, error) {
 	return sum, nil
 }
 
-// findLayer returns the descriptor of a layer, fs.ErrNotExist if there is none.
-func findLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) (l layer, err error) {
+// findLayer returns the descriptor of a layer in a domain, fs.ErrNotExist if there is none.
+func findLayer(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Domain, diffID string) (l layer, err error) {
 	if _, err := digest(diffID); err != nil {
 		return l, err
 	}
-	value, ok, err := repo.Named(ctx, layerName(diffID))
+	value, ok, err := repo.Named(ctx, d, layerName(diffID))
 	if err != nil {
 		return l, fmt.Errorf("layer %s: %w", diffID, err)
 	}
@@ -60,6 +61,11 @@ func findLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) 
 	}
 	if l.Version != layerVersion || l.DiffID != diffID || l.Size < 0 {
 		return l, fmt.Errorf("layer %s: %w: descriptor of version %d, of %q, %d bytes", diffID, ErrFormat, l.Version, l.DiffID, l.Size)
+	}
+	for _, ref := range slices.Concat(l.Recipe.Chunks, l.Chunks.Chunks) {
+		if !d.Has(ref.ID) {
+			return l, fmt.Errorf("layer %s: %w: it needs chunk %v, which is of others", diffID, ErrFormat, ref.ID)
+		}
 	}
 	return l, nil
 }
@@ -74,26 +80,40 @@ func (l *layer) chunkIDs(ctx context.Context, repo *chunkstore.Repository) ([]ch
 	if len(list)%size != 0 {
 		return nil, fmt.Errorf("layer %s: %w: list of chunks has %d bytes", l.DiffID, ErrFormat, len(list))
 	}
+	d, err := repo.StreamDomain(ctx, l.Chunks)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", l.DiffID, err)
+	}
 	ids := make([]chunkstore.ID, len(list)/size)
 	for i := range ids {
 		copy(ids[i][:], list[i*size:])
+		if !d.Has(ids[i]) {
+			return nil, fmt.Errorf("layer %s: %w: it needs chunk %v, which is of others", l.DiffID, ErrFormat, ids[i])
+		}
 	}
 	return ids, nil
 }
 
 // HasLayer reports whether the repository has a layer whole, and if so its size. Everything that it
 // consists of then belongs to the session's snapshot. What this same session saved moments ago may
-// not be found yet.
+// not be found yet. A put-only host can read none of that, and gets false.
 func HasLayer(ctx context.Context, s *chunkstore.Session, diffID string) (size int64, ok bool, err error) {
 	repo := s.Repository()
-	l, err := findLayer(ctx, repo, diffID)
+	if repo.IsPutOnly() {
+		return 0, false, nil
+	}
+	l, err := findLayer(ctx, repo, repo.Domain(), diffID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
 	if err != nil {
 		return 0, false, err
 	}
-	ids := []chunkstore.ID{repo.NamedID(layerName(diffID))}
+	named, err := repo.NamedID(repo.Domain(), layerName(diffID))
+	if err != nil {
+		return 0, false, err
+	}
+	ids := []chunkstore.ID{named}
 	for _, st := range []chunkstore.Stream{l.Recipe, l.Chunks} {
 		refs, err := repo.StreamRefs(ctx, st)
 		if err != nil {
@@ -128,34 +148,41 @@ func describe(ctx context.Context, s *chunkstore.Session, l layer) error {
 	if err != nil {
 		return err
 	}
-	old, ok, err := s.Repository().Named(ctx, layerName(l.DiffID))
-	if err != nil {
-		return err
+	repo, name := s.Repository(), layerName(l.DiffID)
+	if !repo.IsPutOnly() { // such a host cannot look
+		old, ok, err := repo.Named(ctx, repo.Domain(), name)
+		if err != nil {
+			return err
+		}
+		if ok && !bytes.Equal(old, value) {
+			return errors.New("is stored already, and otherwise")
+		}
 	}
-	if ok && !bytes.Equal(old, value) {
-		return errors.New("is stored already, and otherwise")
-	}
-	_, err = s.SetNamed(ctx, layerName(l.DiffID), value)
+	_, err = s.SetNamed(ctx, name, value)
 	return err
 }
 
-// LayerRefs iterates over everything that a layer consists of in the repository: the chunks of its
+// LayerRefs iterates over everything that a layer consists of in a domain of the repository: the chunks of its
 // descriptor, its recipe and its list of chunks, and the pieces of its content. An error comes last.
-func LayerRefs(ctx context.Context, repo *chunkstore.Repository, diffID string) iter.Seq2[chunkstore.Ref, error] {
+func LayerRefs(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Domain, diffID string) iter.Seq2[chunkstore.Ref, error] {
 	return func(yield func(chunkstore.Ref, error) bool) {
-		err := layerRefs(ctx, repo, diffID, func(r chunkstore.Ref) bool { return yield(r, nil) })
+		err := layerRefs(ctx, repo, d, diffID, func(r chunkstore.Ref) bool { return yield(r, nil) })
 		if err != nil {
 			yield(chunkstore.Ref{}, err)
 		}
 	}
 }
 
-func layerRefs(ctx context.Context, repo *chunkstore.Repository, diffID string, yield func(chunkstore.Ref) bool) error {
-	l, err := findLayer(ctx, repo, diffID)
+func layerRefs(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Domain, diffID string, yield func(chunkstore.Ref) bool) error {
+	l, err := findLayer(ctx, repo, d, diffID)
 	if err != nil {
 		return err
 	}
-	refs := []chunkstore.Ref{{ID: repo.NamedID(layerName(diffID)), Length: 1}}
+	named, err := repo.NamedID(d, layerName(diffID))
+	if err != nil {
+		return err
+	}
+	refs := []chunkstore.Ref{{ID: named, Length: 1}}
 	for _, st := range []chunkstore.Stream{l.Recipe, l.Chunks} {
 		of, err := repo.StreamRefs(ctx, st)
 		if err != nil {

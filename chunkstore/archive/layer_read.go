@@ -14,16 +14,16 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
 
-// OpenLayer opens the stream of a layer and returns its size. The last byte is handed over, and
+// OpenLayer opens the stream of a layer of a domain and returns its size. The last byte is handed over, and
 // io.EOF returned, only if all bytes have the digest that diffID names. The layer that is not there
 // is an error that wraps fs.ErrNotExist. The reader must be closed.
-func OpenLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) (io.ReadCloser, int64, error) {
-	return OpenLayerNear(ctx, repo, diffID, nil)
+func OpenLayer(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Domain, diffID string) (io.ReadCloser, int64, error) {
+	return OpenLayerNear(ctx, repo, d, diffID, nil)
 }
 
 // OpenLayerNear is OpenLayer that fetches only the content that near does not have. Nil has nothing.
-func OpenLayerNear(ctx context.Context, repo *chunkstore.Repository, diffID string, near chunkstore.Near) (io.ReadCloser, int64, error) {
-	l, err := findLayer(ctx, repo, diffID)
+func OpenLayerNear(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Domain, diffID string, near chunkstore.Near) (io.ReadCloser, int64, error) {
+	l, err := findLayer(ctx, repo, d, diffID)
 	if err != nil {
 		return nil, 0, err
 	}

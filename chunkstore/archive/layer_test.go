@@ -40,7 +40,7 @@ func saveLayer(t testing.TB, r *chunkstore.Repository, b []byte) {
 
 func openLayer(t testing.TB, r *chunkstore.Repository, id string) []byte {
 	t.Helper()
-	rd, size, err := archive.OpenLayer(t.Context(), r, id)
+	rd, size, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestLayerRoundTrip(t *testing.T) {
 
 func checkRefs(t *testing.T, r *chunkstore.Repository, id string) {
 	t.Helper()
-	for ref, err := range archive.LayerRefs(t.Context(), r, id) {
+	for ref, err := range archive.LayerRefs(t.Context(), r, chunkstore.Domain{}, id) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +317,7 @@ func TestSaveLayerRefuses(t *testing.T) {
 		if err := save(id, bytes.NewReader(b)); err == nil {
 			t.Errorf("digest %q was accepted", id)
 		}
-		if _, _, err := archive.OpenLayer(t.Context(), r, id); err == nil {
+		if _, _, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, id); err == nil {
 			t.Errorf("digest %q was opened", id)
 		}
 	}
@@ -328,7 +328,7 @@ func TestSaveLayerRefuses(t *testing.T) {
 	if err := s.Commit(t.Context(), "test", func(chunkstore.SessionStats) any { return nil }, chunkstore.Stream{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := archive.OpenLayer(t.Context(), r, diffID(b)); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, diffID(b)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("something was recorded", err)
 	}
 	if got := openLayer(t, r, diffID(nil)); len(got) != 0 {
@@ -340,7 +340,7 @@ func TestSaveLayerRefuses(t *testing.T) {
 func forge(t *testing.T, r *chunkstore.Repository, id string, change func(l map[string]any), from []byte) {
 	t.Helper()
 	saveLayer(t, r, from)
-	value, ok, err := r.Named(t.Context(), "layer:"+diffID(from))
+	value, ok, err := r.Named(t.Context(), chunkstore.Domain{}, "layer:"+diffID(from))
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
@@ -378,7 +378,7 @@ func TestOpenLayerForged(t *testing.T) {
 				id = diffID(b)
 			}
 			forge(t, r, id, change, from)
-			rd, size, err := archive.OpenLayer(t.Context(), r, id)
+			rd, size, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -401,7 +401,7 @@ func TestOpenLayerForged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRepository(t)
 			forge(t, r, diffID(b), change, a)
-			if _, _, err := archive.OpenLayer(t.Context(), r, diffID(b)); !errors.Is(err, archive.ErrFormat) {
+			if _, _, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, diffID(b)); !errors.Is(err, archive.ErrFormat) {
 				t.Error(err)
 			}
 		})
@@ -412,7 +412,7 @@ func TestOpenLayerCloseEarly(t *testing.T) {
 	r, b := newRepository(t), tarOf(t, tar.FormatPAX)
 	saveLayer(t, r, b)
 	for _, n := range []int64{0, 1, 10_000, 700_000} {
-		rd, _, err := archive.OpenLayer(t.Context(), r, diffID(b))
+		rd, _, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, diffID(b))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,32 @@ func Records(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Str
 			return
 		}
 		defer r.Close()
-		decodeAll(r, yield)
+		d, err := repo.StreamDomain(ctx, st)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		decodeAll(r, func(e Entry, err error) bool {
+			if err == nil {
+				err = e.within(d)
+			}
+			return yield(e, err) && err == nil
+		})
 	}
+}
+
+// within returns an error if the content of an entry is not of the domain of its record.
+func (e *Entry) within(d chunkstore.Domain) (err error) {
+	if d == (chunkstore.Domain{}) {
+		return nil
+	}
+	e.refs(func(r chunkstore.Ref) bool {
+		if !d.Has(r.ID) {
+			err = fmt.Errorf("%q: %w: it needs chunk %v, which is of others", e.Path, ErrFormat, r.ID)
+		}
+		return err == nil
+	})
+	return err
 }
 
 // Refs iterates over everything that a tree consists of in the repository: the chunks of its

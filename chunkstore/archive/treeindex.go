@@ -41,11 +41,18 @@ func IndexTree(ctx context.Context, repo *chunkstore.Repository, st chunkstore.S
 		return nil, err
 	}
 	defer in.Close()
+	domain, err := repo.StreamDomain(ctx, st)
+	if err != nil {
+		return nil, err
+	}
 	x := &TreeIndex{stream: stream, dirs: map[string][]child{"": nil}, root: -1, links: map[string]uint32{}, size: st.Size}
 	for d := NewDecoder(in); ; {
 		e, err := d.Decode()
 		if errors.Is(err, io.EOF) {
 			return x, nil
+		}
+		if err == nil {
+			err = e.within(domain)
 		}
 		if err != nil {
 			return nil, err

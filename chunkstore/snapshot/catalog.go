@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,48 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 	if err := c.readTags(ctx); err != nil {
 		return nil, err
 	}
-	return c, c.readTerms(ctx)
+	if err := c.readTerms(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.confineHosts(ctx)
+}
+
+// confineHosts gives the snapshots of put-only hosts the name of their host, whatever they say, and makes those strays that
+// such a host may not store: of systems that are not listed for it or, where none are, that somebody else stored
+// before it; and those of a term that never was.
+func (c *Catalog) confineHosts(ctx context.Context) error {
+	if !slices.ContainsFunc(c.Snapshots, func(s Summary) bool { return s.domain != chunkstore.Domain{} }) {
+		return nil
+	}
+	list, _, err := c.repo.Hosts(ctx)
+	if err != nil {
+		return err
+	}
+	hosts := map[chunkstore.Domain]chunkstore.Host{}
+	for _, h := range list {
+		hosts[chunkstore.Domain(h.Writer)] = h
+	}
+	first := map[string]Summary{}
+	for _, s := range c.Snapshots {
+		f, ok := first[s.System]
+		if c := s.Stored.Compare(f.Stored); !ok || c < 0 || c == 0 && s.domain == (chunkstore.Domain{}) {
+			first[s.System] = s
+		}
+	}
+	for i := range c.Snapshots {
+		s := &c.Snapshots[i]
+		if s.domain == (chunkstore.Domain{}) {
+			continue
+		}
+		h := hosts[s.domain]
+		s.Host = cmp.Or(h.Name, crypto.WriterID(s.domain).String())
+		may := first[s.System].domain == s.domain
+		if len(h.Systems) > 0 {
+			may = slices.Contains(h.Systems, s.System)
+		}
+		s.Stray = s.Stray || !may || s.Term > c.newestTerm(s.System)
+	}
+	return nil
 }
 
 // ParseSummary reads the summary in an outcome, which must be that of a snapshot.
@@ -63,7 +105,10 @@ func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 		return Summary{}, fmt.Errorf("snapshot %s: summary: %w", o.Session.Random(), err)
 	}
 	s.ID = o.Session.Random() // what the object's name says counts
-	s.Stored = o.Modified
+	s.Stored, s.domain = o.Modified, o.Domain
+	if s.domain != (chunkstore.Domain{}) {
+		s.Origin = nil // such a host copies nothing, and does not say what time it is
+	}
 	if s.Origin != nil {
 		s.Stored = s.Origin.Stored
 	}
@@ -77,7 +122,7 @@ func (c *Catalog) Load(ctx context.Context, s Summary) (*Snapshot, error) {
 	if !ok {
 		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, ErrMissing)
 	}
-	system, err := ReadSystem(ctx, c.repo, o.Body)
+	system, err := ReadSystem(ctx, c.repo, o)
 	if err != nil {
 		return nil, fmt.Errorf("load snapshot %s: %w", s.ID, err)
 	}

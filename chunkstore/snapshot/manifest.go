@@ -49,8 +49,8 @@ func (s *Summary) cost(st chunkstore.SessionStats) {
 }
 
 // ReadSystem reads the body of a snapshot.
-func ReadSystem(ctx context.Context, repo *chunkstore.Repository, st chunkstore.Stream) (*System, error) {
-	text, err := repo.ReadStream(ctx, st)
+func ReadSystem(ctx context.Context, repo *chunkstore.Repository, o chunkstore.Outcome) (*System, error) {
+	text, err := repo.ReadStream(ctx, o.Body)
 	if err != nil {
 		return nil, fmt.Errorf("description of the system: %w", err)
 	}
@@ -61,5 +61,34 @@ func ReadSystem(ctx context.Context, repo *chunkstore.Repository, st chunkstore.
 	if b.Version != bodyVersion {
 		return nil, fmt.Errorf("description of the system: %w: version %d", crypto.ErrNewer, b.Version)
 	}
+	b.System.Domain = o.Domain
+	if err := b.System.within(o.Domain); err != nil {
+		return nil, fmt.Errorf("description of the system: %w", err)
+	}
 	return &b.System, nil
+}
+
+// within returns an error unless all trees are of the domain.
+func (s *System) within(d chunkstore.Domain) error {
+	var trees []*Archive
+	for _, c := range s.Containers {
+		trees = append(trees, c.Changes)
+	}
+	for _, v := range s.Volumes {
+		trees = append(trees, v.Content)
+	}
+	for _, b := range s.Binds {
+		trees = append(trees, b.Content)
+	}
+	for _, t := range trees {
+		if t == nil {
+			continue
+		}
+		for _, ref := range t.Records.Chunks {
+			if !d.Has(ref.ID) {
+				return fmt.Errorf("%w: it needs chunk %v, which is of others", crypto.ErrDamaged, ref.ID)
+			}
+		}
+	}
+	return nil
 }

@@ -43,6 +43,8 @@ type Summary struct {
 	// Stray says that the site that made it had lost the system already: it is of no term's history, and is only
 	// found by its id. A catalog finds out.
 	Stray bool `json:"-"`
+
+	domain chunkstore.Domain // of what it holds
 	// Stored is when it was stored, by the store's clock: the time that retention goes by. It is the object's,
 	// not in it, and zero before the snapshot was read from a repository. Of a copy it is that of its original.
 	Stored time.Time `json:"-"`
@@ -111,6 +113,8 @@ type System struct {
 	// Of an image that was pushed; Images are what a restore makes of it.
 	Manifests []Manifest `json:"manifests,omitempty"` // what was pushed, then all that it refers to
 	Blobs     []Blob     `json:"blobs,omitempty"`     // all that the manifests refer to, as it was pushed
+
+	Domain chunkstore.Domain `json:"-"` // of all that it holds
 }
 
 // Manifest is a manifest or an index of a pushed image.

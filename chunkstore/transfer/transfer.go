@@ -161,7 +161,7 @@ func (c *Copier) carry(ctx context.Context, session *chunkstore.Session, snap *s
 			continue
 		}
 		done[name] = true
-		err := c.layer(ctx, session, name)
+		err := c.layer(ctx, session, snap.System.Domain, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			if !snap.Complete {
 				continue // the backup could not read it, and its problems say so
@@ -187,14 +187,14 @@ func (c *Copier) carry(ctx context.Context, session *chunkstore.Session, snap *s
 }
 
 // layer copies a layer unless the destination has it. fs.ErrNotExist is wrapped where the source has not.
-func (c *Copier) layer(ctx context.Context, session *chunkstore.Session, diffID string) error {
+func (c *Copier) layer(ctx context.Context, session *chunkstore.Session, d chunkstore.Domain, diffID string) error {
 	_, known, err := archive.HasLayer(ctx, session, diffID)
 	if err != nil || known {
 		return err
 	}
 	what := "layer " + diffID
 	c.tell(what)
-	r, _, err := archive.OpenLayer(ctx, c.from, diffID)
+	r, _, err := archive.OpenLayer(ctx, c.from, d, diffID)
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (p place) content(t testing.TB) []string {
 		var text strings.Builder
 		fmt.Fprintln(&text, s.System, s.Host, s.Time.UTC(), s.Tags, s.Complete, s.Stored.UTC().Round(0))
 		for _, l := range snap.System.Images[0].Layers {
-			rd, _, err := archive.OpenLayer(t.Context(), r, l.DiffID)
+			rd, _, err := archive.OpenLayer(t.Context(), r, chunkstore.Domain{}, l.DiffID)
 			ok(t, err)
 			n, err := io.Copy(io.Discard, rd)
 			ok(t, errors.Join(err, rd.Close()))

@@ -100,7 +100,7 @@ func (p *program) destinations(c *cli.Context) ([]*destination, error) {
 	if err != nil {
 		return nil, err
 	}
-	list[0].open, err = p.opening(c, opts)
+	list[0].open, err = p.opening(c, opts, openAny)
 	if err != nil && (len(others) == 0 || errors.Is(err, errUsage) || c.Context.Err() != nil) {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (p *program) destinations(c *cli.Context) ([]*destination, error) {
 				return nil, usage("the backup goes to %s twice", o.name)
 			}
 		}
-		list = append(list, &destination{name: o.name, open: func() (*chunkstore.Repository, error) { return p.openOther(c, o) }})
+		list = append(list, &destination{name: o.name, open: func() (*chunkstore.Repository, error) { return p.openOther(c, o, openAny) }})
 	}
 	return list, nil
 }
@@ -129,9 +129,12 @@ func openFirst(list []*destination) error {
 	return errors.Join(errs...)
 }
 
+// storeFunc backs a system up in a repository.
+type storeFunc func(*chunkstore.Repository) (*snapshot.Snapshot, error)
+
 // tryAll calls store with one destination after the other until one takes the snapshot, and returns which. An
 // error of a place that still answers is not for another one to mend.
-func (p *program) tryAll(c *cli.Context, list []*destination, store func(*chunkstore.Repository) (*snapshot.Snapshot, error)) (*destination, *snapshot.Snapshot, error) {
+func (p *program) tryAll(c *cli.Context, list []*destination, store storeFunc) (*destination, *snapshot.Snapshot, error) {
 	var errs []error
 	for _, d := range list {
 		repo, err := d.get()
@@ -167,13 +170,14 @@ type missedLine struct {
 }
 
 // copyToOthers copies a snapshot from the destination that took it to the others. One that cannot be reached
-// lets the command end with its own exit code; the others have the snapshot.
-func (p *program) copyToOthers(c *cli.Context, list []*destination, taker *destination, snap *snapshot.Snapshot) {
+// lets the command end with its own exit code; the others have the snapshot. What a put-only host has stored it cannot copy,
+// and to where it stores it cannot copy: there store makes another snapshot.
+func (p *program) copyToOthers(c *cli.Context, list []*destination, taker *destination, snap *snapshot.Snapshot, store storeFunc) {
 	for _, d := range list {
 		if d == taker || c.Context.Err() != nil {
 			continue
 		}
-		err := p.copyTo(c, taker.repo, d, snap.Summary)
+		err := p.copyTo(c, taker.repo, d, snap.Summary, store)
 		if err == nil {
 			continue
 		}
@@ -191,9 +195,16 @@ func (p *program) copyToOthers(c *cli.Context, list []*destination, taker *desti
 }
 
 // copyTo copies a snapshot to another destination, and tells of it.
-func (p *program) copyTo(c *cli.Context, from *chunkstore.Repository, d *destination, s snapshot.Summary) error {
+func (p *program) copyTo(c *cli.Context, from *chunkstore.Repository, d *destination, s snapshot.Summary, store storeFunc) error {
 	to, err := d.get()
 	if err != nil {
+		return err
+	}
+	if from.IsPutOnly() || to.IsPutOnly() {
+		snap, err := store(to)
+		if err == nil {
+			p.showBackup(c, snap, d.name)
+		}
 		return err
 	}
 	cat, err := snapshot.ReadCatalog(c.Context, from)

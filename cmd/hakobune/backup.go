@@ -45,6 +45,10 @@ the first that can be reached and copied to the others (see hakobune copy). One 
 none of the others; the command names it and exits with 3. The same password opens them all, unless
 --also-password-file or --also-key-file say otherwise, or HAKOBUNE_ALSO_1_PASSWORD_FILE and the like.
 
+A put-only host (see hakobune key add-host) gives its credential as --key-file, and needs nothing else. It can
+read nothing that it stored, so it reads everything anew each time; what is there already it does not store again.
+With --also it makes a snapshot of its own in each repository.
+
    hakobune backup shop
    hakobune backup --all
    hakobune backup --all --also s3:https://s3.elsewhere.example/ark --also /mnt/disk/ark
@@ -329,12 +333,13 @@ type backupLine struct {
 // backupOne backs one system up, in the first of the destinations that takes it, prints its snapshot, and copies
 // it to the others.
 func (p *program) backupOne(c *cli.Context, list []*destination, engine *docker.Engine, sys snapshot.System, o exporter.Options) error {
-	taker, snap, err := p.tryAll(c, list, func(repo *chunkstore.Repository) (*snapshot.Snapshot, error) {
+	store := func(repo *chunkstore.Repository) (*snapshot.Snapshot, error) {
 		pr := p.newProgress(c)
 		defer pr.stop()
 		o.Observer = pr.show
 		return exporter.Export(c.Context, repo, engine, sys, o)
-	})
+	}
+	taker, snap, err := p.tryAll(c, list, store)
 	if err != nil {
 		return err
 	}
@@ -346,7 +351,7 @@ func (p *program) backupOne(c *cli.Context, list []*destination, engine *docker.
 		where = taker.name
 	}
 	p.showBackup(c, snap, where)
-	p.copyToOthers(c, list, taker, snap)
+	p.copyToOthers(c, list, taker, snap, store)
 	return nil
 }
 

@@ -135,7 +135,7 @@ func (p *program) openCopier(c *cli.Context) (*transfer.Copier, []snapshot.Summa
 	if err != nil {
 		return nil, nil, err
 	}
-	from, err := p.openOther(c, source)
+	from, err := p.openOther(c, source, chunkstore.Open)
 	if err != nil {
 		return nil, nil, err
 	}

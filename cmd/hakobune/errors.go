@@ -84,7 +84,7 @@ func exitCode(err error, interrupted bool) int {
 		return exitDrill
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return exitNoRepository
-	case errors.Is(err, crypto.ErrWrongKey):
+	case errors.Is(err, crypto.ErrWrongKey), errors.Is(err, crypto.ErrPutOnly), errors.Is(err, chunkstore.ErrHostRemoved):
 		return exitWrongKey
 	case errors.Is(err, crypto.ErrDamaged), errors.Is(err, chunkstore.ErrChunkMissing), errors.Is(err, chunkstore.ErrPackGone):
 		return exitDamage
@@ -111,6 +111,14 @@ func hintFor(err error, interrupted bool) string {
 		return fmt.Sprintf("only its own site backs a system up; if site %s is gone for good, hakobune backup --force %s %[2]s takes the system for this one", owned.Term.Site.Name, owned.Term.System)
 	case errors.Is(err, chunkstore.ErrNoRepository):
 		return "check -r / HAKOBUNE_REPOSITORY, or create the repository with: hakobune init"
+	case errors.Is(err, chunkstore.ErrHostRemoved):
+		return "whoever has the keys of the repository took this credential back; another one: hakobune key add-host"
+	case errors.Is(err, chunkstore.ErrHostRotated):
+		return "ask those who have the keys for another one: hakobune key add-host --renew NAME"
+	case errors.Is(err, chunkstore.ErrHostBusy):
+		return "two backups of one put-only host run one after the other"
+	case errors.Is(err, crypto.ErrPutOnly):
+		return "only hakobune backup takes a put-only credential; all else needs a password or key file of the repository"
 	case errors.Is(err, crypto.ErrRotated):
 		return "the keys were rotated since this process, or an old copy of a key slot, had them: run the command again with a password or key that hakobune key list shows"
 	case errors.Is(err, chunkstore.ErrRotating):

@@ -26,13 +26,16 @@ func (p *program) keyCommand() *cli.Command {
 		Usage: "manage the key slots: who can open the repository",
 		Description: `Every slot holds the repository's keys, wrapped for one password, key file or age recipient.
 Any of them opens everything. Removing a slot locks out those who have only that password, unless
-they kept a copy of the slot.`,
+they kept a copy of the slot.
+
+A put-only host has no slot: its credential (add-host) lets it add snapshots, and open nothing.`,
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list the slots (no password needed)", Action: p.keyList},
+			{Name: "list", Usage: "list the slots and, where a password or key is given, the put-only hosts", Action: p.keyList},
 			{Name: "add", Usage: "add a password, a key file or an age recipient", Flags: fresh, Action: p.keyAdd},
 			{Name: "passwd", Usage: "replace the password in use by a new one", Flags: fresh[:3], Action: p.keyPasswd},
 			p.keyRotateCommand(),
 			{Name: "remove", Usage: "remove a slot by its id", ArgsUsage: "SLOT", Action: p.keyRemove},
+			p.keyAddHostCommand(), p.keyRemoveHostCommand(), p.keyHostPolicyCommand(),
 		},
 	}
 }
@@ -54,9 +57,16 @@ func (p *program) keyList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	hosts, err := p.hostsIfOpen(c, b)
+	if err != nil {
+		return err
+	}
 	if isSet(c, "json") {
 		for _, s := range slots {
 			writeJSON(p.out, slotLine{"key", s})
+		}
+		for _, h := range hosts {
+			writeJSON(p.out, newHostLine("host", h))
 		}
 		return nil
 	}
@@ -65,6 +75,7 @@ func (p *program) keyList(c *cli.Context) error {
 		t.row(s.ID, s.Kind, s.Label, s.Host, localTime(s.Created))
 	}
 	t.write(p.out)
+	p.showHosts(hosts)
 	return nil
 }
 

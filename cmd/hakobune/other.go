@@ -19,7 +19,7 @@ type other struct {
 }
 
 // openOther opens a second repository; there must be one.
-func (p *program) openOther(c *cli.Context, o other) (*chunkstore.Repository, error) {
+func (p *program) openOther(c *cli.Context, o other, open openFunc) (*chunkstore.Repository, error) {
 	b, err := p.existing(c, o.name, o.profile)
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (p *program) openOther(c *cli.Context, o other) (*chunkstore.Repository, er
 	if err != nil {
 		return nil, err
 	}
-	repo, err := chunkstore.Open(c.Context, b, secret, opts)
+	repo, err := open(c.Context, b, secret, opts)
 	if errors.Is(err, crypto.ErrWrongKey) {
 		err = withHint(err, "it is of %s; give %spassword-file or %skey-file if another password or key opens that", b.Location(), o.flags, o.flags)
 	}

@@ -154,6 +154,7 @@ type damagedPackLine struct {
 	Lost   int    `json:"lost_chunks"`
 	Bytes  int64  `json:"lost_bytes"`
 	Locked bool   `json:"locked,omitempty"`
+	Stays  bool   `json:"stays,omitempty"`
 }
 
 type repairPacksLine struct {
@@ -184,7 +185,7 @@ func (p *program) repairPacks(c *cli.Context) error {
 	}
 	line := repairPacksLine{Type: "summary", DryRun: c.Bool("dry-run"), Read: found.Read, Stored: found.Stored, Archived: found.Archived}
 	for _, d := range found.Damaged {
-		line.Damaged = append(line.Damaged, damagedPackLine{d.Name, d.Err.Error(), d.Saved, d.Copied, d.Lost, d.Bytes, d.Locked})
+		line.Damaged = append(line.Damaged, damagedPackLine{d.Name, d.Err.Error(), d.Saved, d.Copied, d.Lost, d.Bytes, d.Locked, d.Stays})
 		line.Lost += d.Lost
 	}
 	p.exitFor(line.Lost > 0, line.Archived)
@@ -220,7 +221,7 @@ func (p *program) showArchived(names []string) {
 }
 
 func (p *program) showRepairPacks(l repairPacksLine) {
-	locked := 0
+	locked, stay := 0, 0
 	say := func(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
 	for _, d := range l.Damaged {
 		lost := "nothing is lost"
@@ -228,6 +229,11 @@ func (p *program) showRepairPacks(l repairPacksLine) {
 			lost = fmt.Sprintf("%d chunks, %s, are lost", d.Lost, size(d.Bytes))
 		}
 		say("DAMAGED: %s: %s", d.Name, d.Error)
+		if d.Stays {
+			stay++
+			say("  it is a put-only host's, and stays as it is: restore what its snapshots still have")
+			continue
+		}
 		say("  %d chunks can be read, %d have a copy elsewhere; %s", d.Saved, d.Copied, lost)
 		if d.Locked {
 			locked++
@@ -237,9 +243,9 @@ func (p *program) showRepairPacks(l repairPacksLine) {
 	p.showArchived(l.Archived)
 	say("read %s; %d damaged", packs(l.Read), len(l.Damaged))
 	switch {
-	case l.DryRun:
+	case l.DryRun || stay == len(l.Damaged) && stay > 0:
 		say("nothing was changed")
-	case locked == len(l.Damaged) && locked > 0:
+	case locked+stay == len(l.Damaged) && locked > 0:
 		say("stored %s anew; nothing counts any more that is in the damaged packs", size(l.Stored))
 	case len(l.Damaged) > 0:
 		say("stored %s anew; the damaged packs lie under d/ now", size(l.Stored))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,16 +191,27 @@ func (p *program) open(c *cli.Context) (*chunkstore.Repository, error) {
 }
 
 func (p *program) openWith(c *cli.Context, opts chunkstore.Options) (*chunkstore.Repository, error) {
-	open, err := p.opening(c, opts)
+	open, err := p.opening(c, opts, chunkstore.Open)
 	if err != nil {
 		return nil, err
 	}
 	return open()
 }
 
+// openFunc opens a repository: chunkstore.Open, or openAny where a put-only credential will do.
+type openFunc func(context.Context, chunkstore.Backend, crypto.Secret, chunkstore.Options) (*chunkstore.Repository, error)
+
+// openAny opens a repository by what opens it, or by the credential of a put-only host.
+func openAny(ctx context.Context, b chunkstore.Backend, secret crypto.Secret, opts chunkstore.Options) (*chunkstore.Repository, error) {
+	if credential, ok := secret.(*crypto.Credential); ok {
+		return chunkstore.OpenHost(ctx, b, credential, opts)
+	}
+	return chunkstore.Open(ctx, b, secret, opts)
+}
+
 // opening finds the repository and its password, if need be by asking for it, and returns what opens
 // it: a password takes its time to become a key.
-func (p *program) opening(c *cli.Context, opts chunkstore.Options) (func() (*chunkstore.Repository, error), error) {
+func (p *program) opening(c *cli.Context, opts chunkstore.Options, open openFunc) (func() (*chunkstore.Repository, error), error) {
 	b, err := p.repository(c) // before the password: nobody wants to type it for nothing
 	if err != nil {
 		return nil, err
@@ -208,7 +220,7 @@ func (p *program) opening(c *cli.Context, opts chunkstore.Options) (func() (*chu
 	if err != nil {
 		return nil, err
 	}
-	return func() (*chunkstore.Repository, error) { return chunkstore.Open(c.Context, b, secret, opts) }, nil
+	return func() (*chunkstore.Repository, error) { return open(c.Context, b, secret, opts) }, nil
 }
 
 func (p *program) cached(c *cli.Context) (chunkstore.Options, error) {
@@ -219,11 +231,7 @@ func (p *program) cached(c *cli.Context) (chunkstore.Options, error) {
 // secret finds what opens the repository: a key file, or a password from a file, a command, the
 // environment, or the terminal, in this order. A new password is asked for twice.
 func (p *program) secret(c *cli.Context, fresh bool) (crypto.Secret, error) {
-	path, err := p.flag(c, "key-file", "")
-	if path == "" && err == nil {
-		path = p.env.get("HAKOBUNE_KEY_FILE")
-	}
-	if path != "" {
+	if path := p.keyFile(c); path != "" {
 		return readKeyFile(path)
 	}
 	password, err := p.password(c, fresh)
@@ -236,7 +244,7 @@ func (p *program) secret(c *cli.Context, fresh bool) (crypto.Secret, error) {
 	return crypto.Passphrase(password), nil
 }
 
-// readKeyFile reads a key file of ours, or age identities.
+// readKeyFile reads a key file of ours, age identities, or the credential of a put-only host.
 func readKeyFile(path string) (crypto.Secret, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -244,6 +252,9 @@ func readKeyFile(path string) (crypto.Secret, error) {
 	}
 	if bytes.Contains(b, []byte("AGE-SECRET-KEY-")) {
 		return crypto.AgeIdentities(bytes.NewReader(b))
+	}
+	if crypto.IsCredential(b) {
+		return crypto.ParseCredential(b)
 	}
 	return crypto.KeyFile(b), nil
 }
@@ -315,4 +326,22 @@ func (p *program) ask(twice bool) ([]byte, error) {
 		return nil, usage("the two passwords differ")
 	}
 	return first, err
+}
+
+// keyFile returns the key file that flag or environment name, or "".
+func (p *program) keyFile(c *cli.Context) string {
+	return cmp.Or(given(c, "key-file").String("key-file"), p.env.get("HAKOBUNE_KEY_FILE"))
+}
+
+// secretGiven is secret, but for what would be asked for: nil then.
+func (p *program) secretGiven(c *cli.Context) (crypto.Secret, error) {
+	if p.keyFile(c) != "" {
+		return p.secret(c, false)
+	}
+	file, command := given(c, "password-file").String("password-file"), given(c, "password-command").String("password-command")
+	password, err := p.passwordOf(c, file, command, "")
+	if len(password) == 0 || err != nil {
+		return nil, err
+	}
+	return crypto.Passphrase(password), nil
 }

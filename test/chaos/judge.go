@@ -120,7 +120,7 @@ func (h *host) layers(ctx context.Context, past *history) error {
 
 // readLayer reads a layer, which is verified by that.
 func readLayer(ctx context.Context, repo *chunkstore.Repository, diffID string) error {
-	r, _, err := archive.OpenLayer(ctx, repo, diffID)
+	r, _, err := archive.OpenLayer(ctx, repo, chunkstore.Domain{}, diffID)
 	if err != nil {
 		return err
 	}
