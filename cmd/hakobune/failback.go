@@ -77,7 +77,7 @@ func (p *program) cameHome(c *cli.Context, r *failover.Result) error {
 		if r.Downtime > 0 {
 			fmt.Fprintf(p.out, "it was down for %s; in all %s were fetched, %s were here already\n", span(r.Downtime), size(r.Fetched), size(r.Local))
 		}
-		if left := r.Restore.Left; len(left) > 0 {
+		if left := r.Kept; len(left) > 0 {
 			fmt.Fprintf(p.out, "what was here before is kept, until you remove it (do not start the containers: their volumes have other names now):\n  %s\n", strings.Join(left, "\n  "))
 		}
 		fmt.Fprintf(p.out, `

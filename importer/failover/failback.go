@@ -3,8 +3,13 @@ package failover
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
 )
 
 // NotReadyError says why a system cannot come home yet.
@@ -67,4 +72,49 @@ func (f *run) load(ctx context.Context, s snapshot.Summary) *snapshot.Snapshot {
 		return nil
 	}
 	return had
+}
+
+// kept lists all of the system that was moved aside here and is still there: by this run, or by one before it that did not
+// end. Of what is not on this host, only what this run moved is known.
+func (f *run) kept(ctx context.Context) ([]string, error) {
+	all := slices.Clone(f.res.Restore.Left)
+	add := func(kind importer.Kind, name string) {
+		if text := string(kind) + " " + name; !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	names, err := f.engine.Names(ctx)
+	if err != nil {
+		return all, err
+	}
+	for _, c := range f.snap.System.Containers {
+		for _, n := range names.Containers {
+			if strings.HasPrefix(n.Name, snapshot.AsideName(c.Name, "")) {
+				add(importer.KindContainer, n.Name)
+			}
+		}
+	}
+	for _, v := range f.snap.System.Volumes {
+		for _, n := range names.Volumes {
+			if strings.HasPrefix(n.Name, snapshot.AsideName(v.Name, "")) {
+				add(importer.KindVolume, n.Name)
+			}
+		}
+	}
+	if !f.engine.Facts().Local {
+		return all, nil
+	}
+	for _, b := range f.snap.System.Binds {
+		path := filepath.Clean(b.Source)
+		entries, err := os.ReadDir(filepath.Dir(path))
+		if err != nil {
+			continue // where there is nothing to be restored to there is nothing aside
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), snapshot.AsideName(filepath.Base(path), "")) {
+				add(importer.KindBind, filepath.Join(filepath.Dir(path), e.Name()))
+			}
+		}
+	}
+	return all, nil
 }

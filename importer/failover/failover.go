@@ -91,12 +91,14 @@ type Record struct {
 // Result says what a failover did.
 type Result struct {
 	Record
-	Resumed   bool             `json:"resumed"`             // an earlier run had begun
-	Addresses []string         `json:"addresses,omitempty"` // of the containers
-	Ports     []string         `json:"ports,omitempty"`     // published: "0.0.0.0:8080->80/tcp"
-	Gates     []Passed         `json:"gates,omitempty"`
-	Notes     []string         `json:"notes,omitempty"`
-	Restore   *importer.Result `json:"restore"`
+	Resumed   bool     `json:"resumed"`             // an earlier run had begun
+	Addresses []string `json:"addresses,omitempty"` // of the containers
+	Ports     []string `json:"ports,omitempty"`     // published: "0.0.0.0:8080->80/tcp"
+	Gates     []Passed `json:"gates,omitempty"`
+	Notes     []string `json:"notes,omitempty"`
+	// Kept names, after a failback, what was here before and was moved aside: by this run and by those that did not end.
+	Kept    []string         `json:"kept,omitempty"`
+	Restore *importer.Result `json:"restore"`
 }
 
 // state is what the state directory remembers of a failover that is not complete.
@@ -163,6 +165,12 @@ func (f *run) run(ctx context.Context) error {
 		return err
 	}
 	f.describe()
+	if f.o.Why == snapshot.WhyFailback {
+		var err error
+		if f.res.Kept, err = f.kept(ctx); err != nil {
+			return err
+		}
+	}
 	if err := f.pass(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,7 +191,7 @@ func TestStandIn(t *testing.T) {
 	o.Gates = gates(t, "exec:shop-web:true")
 	r, err := comeHome(t.Context(), store, s, e, o)
 	ok(t, err)
-	if !atHome(t, e) || s.runs || !s.retired || s.begun != " backup stop leave retire" {
+	if !atHome(t, e) || s.runs || !s.retired || len(r.Kept) != 1 || s.begun != " backup stop leave retire" {
 		t.Errorf("at home %v, stand-in runs %v, retired %v; it did%s", e.state(), s.runs, s.retired, s.begun)
 	}
 	g, err := begin(t.Context(), store)
@@ -266,8 +267,14 @@ func TestStandInKilled(t *testing.T) {
 			t.Fatalf("killed at call %d: %v; it runs twice: %v", n, err, e.state())
 		}
 		o.StateDir, o.Restore.Stage = left, left
-		if _, err := comeHome(t.Context(), store, s, e, o); err != nil {
+		r, err := comeHome(t.Context(), store, s, e, o)
+		if err != nil {
 			t.Fatalf("killed at call %d, and run again: %v\n%v", n, err, e.state())
+		}
+		for _, c := range e.containers {
+			if snapshot.IsAside(c.Name) && !slices.Contains(r.Kept, "container "+c.Name) {
+				t.Errorf("killed at call %d: %s is kept, and not named: %q", n, c.Name, r.Kept)
+			}
 		}
 		owner, err := snapshot.Owner(t.Context(), open(t, store), "shop")
 		if err != nil || owner.Site.Name != "home" || !atHome(t, e) || s.runs {
