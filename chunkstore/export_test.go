@@ -60,7 +60,7 @@ func testPacks(entries []IndexEntry) ([]*indexedPack, []location) {
 
 // PutIndex stores an index object.
 func PutIndex(ctx context.Context, r *Repository, name string, entries []IndexEntry) error {
-	object, err := r.keys.Seal(crypto.TypeDelta, name, marshalIndex(testPacks(entries)))
+	object, err := r.keys.Seal(indexType(name), name, marshalIndex(testPacks(entries)))
 	if err != nil {
 		return err
 	}

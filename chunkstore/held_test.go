@@ -2,13 +2,19 @@ package chunkstore_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
+	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
@@ -48,5 +54,39 @@ func TestStreamsOfOneChunk(t *testing.T) {
 		if _, err := r.StreamRefs(t.Context(), st); name != "itself" && !errors.Is(err, crypto.ErrDamaged) {
 			t.Errorf("the chunks of %s: %v", name, err)
 		}
+	}
+}
+
+// Of the merged objects of an index, which are large, two are held at a time.
+func TestSegmentsAreReadByTwos(t *testing.T) {
+	b := mem.New(mem.Options{})
+	r := newRepository(t, b, chunkstore.Options{})
+	for n := range 8 {
+		entry := chunkstore.IndexEntry{ID: chunkstore.ID{byte(n)}, Pack: uint32(n)}
+		if err := chunkstore.PutIndex(t.Context(), r, fmt.Sprintf("x/%016x/%032x-%d", 1, 1, n), []chunkstore.IndexEntry{entry}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var mu sync.Mutex
+	var read, now, most int
+	store := storetest.Intercept(b, func(_ context.Context, c storetest.Call, next func() error) error {
+		if c.Op != storetest.Get || !strings.HasPrefix(c.Name, "x/") {
+			return next()
+		}
+		mu.Lock()
+		read, now = read+1, now+1
+		most = max(most, now)
+		mu.Unlock()
+		time.Sleep(time.Millisecond) // so that others come, where they may
+		mu.Lock()
+		now--
+		mu.Unlock()
+		return next()
+	})
+	if err := reopen(t, store, chunkstore.Options{}).LoadIndex(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if read != 8 || most > 2 {
+		t.Errorf("%d were read, %d at once", read, most)
 	}
 }

@@ -402,35 +402,55 @@ func (r *Repository) gatherIndex(ctx context.Context, g *gather, names []string,
 	return g.listing(condemned)
 }
 
+// How many index objects are opened at once: of those of sessions many, and of the merged ones, of 25 MB sealed and as much again
+// open, few.
+const (
+	deltasAtOnce   = 16
+	segmentsAtOnce = 2
+)
+
 // fetchAll opens the named index objects, several at a time, by way of the cache, and gives what
 // names[i] lists to use(i, ...), in no certain order, several at a time too. In a locked repository those that do not open are passed
 // over, and so are those of put-only hosts: whoever can write there could put such an object and lock it for years. Chunks that only such a one lists are absent:
 // a backup stores them again, reading them and collecting are errors.
 func (r *Repository) fetchAll(ctx context.Context, names []string, use func(int, delta) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	for i, name := range names {
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
+	for merged, atOnce := range map[bool]int{false: deltasAtOnce, true: segmentsAtOnce} {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(atOnce)
+		for i, name := range names {
+			if strings.HasPrefix(name, segmentPrefix) != merged {
+				continue
 			}
-			object, err := r.cachedGet(ctx, name)
-			if err != nil {
-				return err
-			}
-			d, err := r.openIndex(name, object)
-			if err == nil {
-				return use(i, d)
-			}
-			r.cache.drop(name)
-			if r.locker != nil || r.ofPutOnly(name) {
-				r.log.Warn("a part of the index is passed over", "error", err)
-				return nil
-			}
+			g.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return r.fetchIndex(ctx, name, func(d delta) error { return use(i, d) })
+			})
+		}
+		if err := g.Wait(); err != nil {
 			return err
-		})
+		}
 	}
-	return g.Wait()
+	return nil
+}
+
+// fetchIndex is fetchAll of one object.
+func (r *Repository) fetchIndex(ctx context.Context, name string, use func(delta) error) error {
+	object, err := r.cachedGet(ctx, name)
+	if err != nil {
+		return err
+	}
+	d, err := r.openIndex(name, object)
+	if err == nil {
+		return use(d)
+	}
+	r.cache.drop(name)
+	if r.locker != nil || r.ofPutOnly(name) {
+		r.log.Warn("a part of the index is passed over", "error", err)
+		return nil
+	}
+	return err
 }
 
 // cachedGet returns a whole object, from the cache if it has it.
