@@ -15,7 +15,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$
 RACE := ./chunkstore/... ./crypto/... ./exporter/... ./importer/... ./internal/...
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo bench chaos lab lab-down fuzz golden fmt vuln install clean FORCE
+.PHONY: help build test check lint format vet staticcheck fix deadcode structure race demo swarm bench chaos lab lab-down fuzz golden fmt vuln install clean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ race: ## the tests of the concurrent packages under the race detector
 
 demo: build ## the whole story on this machine: back a system up, lose it, restore it (root)
 	test/demo/demo.sh
+
+swarm: build ## a lost system runs on a swarm of two private engines that pull from the repository, in 20 s (root)
+	test/demo/swarm.sh
 
 bench: build ## benchmarks, and the tables of docs/performance.md beside restic, kopia, borg, a registry (root); BENCH=nights: those only
 	$(GO) test -run '^$$' -bench . -benchmem $(TESTFLAGS) $(PKG)
