@@ -61,6 +61,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		return exitFailed, fmt.Errorf("%w\nseed %d; what was stored and logged is in %s", err, *seed, w.dir)
 	}
 	fmt.Println("chaos: everything that was reported good is there")
+	w.store.stop() // or it writes on while its directory is removed; to stop it twice does nothing
 	return 0, os.RemoveAll(w.dir)
 }
 
