@@ -22,8 +22,8 @@ type putOnly struct {
 	writer string
 }
 
-func (p putOnly) allowed(name string, prefixes string) error {
-	for _, prefix := range strings.Fields(strings.ReplaceAll(prefixes, "W", p.writer)) {
+func (p putOnly) allowed(name, prefixes string) error {
+	for prefix := range strings.FieldsSeq(strings.ReplaceAll(prefixes, "W", p.writer)) {
 		if strings.HasPrefix(name, prefix) {
 			return nil
 		}

@@ -140,7 +140,7 @@ func describeGolden(t *testing.T, repo *chunkstore.Repository) golden {
 		}
 		for _, i := range snap.System.Images {
 			for _, l := range i.Layers {
-				d.Layers[l.DiffID] = layerSum(t, repo, l.DiffID)
+				d.Layers[l.DiffID] = layerSum(t, repo, snap.System.Domain, l.DiffID)
 			}
 		}
 		g.Snapshots = append(g.Snapshots, d)
@@ -178,9 +178,9 @@ func describeTree(t *testing.T, repo *chunkstore.Repository, a *snapshot.Archive
 	}
 }
 
-func layerSum(t *testing.T, repo *chunkstore.Repository, diffID string) string {
+func layerSum(t *testing.T, repo *chunkstore.Repository, d chunkstore.Domain, diffID string) string {
 	t.Helper()
-	r, _, err := archive.OpenLayer(t.Context(), repo, chunkstore.Domain{}, diffID)
+	r, _, err := archive.OpenLayer(t.Context(), repo, d, diffID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func goldenTree(night int) handmade {
 }
 
 // makeGolden makes a repository with all kinds of objects: three nights of a system, the first one forgotten and
-// collected, tags, a record, and a claim.
+// collected, tags, a record, and a claim; and one of a put-only host.
 func makeGolden(t *testing.T, dir string) {
 	t.Helper()
 	b, err := local.Open(dir, local.Options{})
@@ -324,6 +324,19 @@ func makeGolden(t *testing.T, dir string) {
 	if _, err := cat.Claim(t.Context(), snapshot.Term{System: "shop", Site: snapshot.Site{Name: "home"}, Why: snapshot.WhyHandover, Host: "home"}); err != nil {
 		t.Fatal(err)
 	}
+	_, text, err := repo.AddHost(t.Context(), "db1", []string{"shop"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	credential, err := crypto.ParseCredential(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := chunkstore.OpenHost(t.Context(), b, credential, chunkstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	goldenNight(t, host, 3)
 	o := chunkstore.CollectOptions{Host: "home", MinAge: -1, MaxUnused: 0, Walk: func() func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
 		return importer.Refs(repo)
 	}}
