@@ -219,6 +219,34 @@ func TestServeToEngine(t *testing.T) {
 	}
 }
 
+// A real engine pushes an image, and another server has it as a restore wants it.
+func TestPushFromEngine(t *testing.T) {
+	needRoot(t)
+	h := dockertest.Engines(t)[0]
+	image, repo := dockertest.Busybox(t, h), emptyRepository(t)
+	handler := importer.NewImageServer(repo, importer.ImageServerOptions{TempDir: t.TempDir(), Writable: true, Host: "pusher"})
+	l := listenBeside(t, h)
+	server := &http.Server{Handler: handler}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	t.Cleanup(func() {
+		server.Close()
+		ok(t, handler.Close())
+	})
+	dockertest.Push(t, h, image, l.Addr().String()+"/tiny/box:v1")
+	g := newTarget(t, repo)
+	got, err := remote.Image(g.ref("tiny/box:v1"))
+	ok(t, err)
+	ok(t, readImage(got))
+	snap, err := g.catalog().Load(t.Context(), g.catalog().Snapshots[0])
+	ok(t, err)
+	id, err := got.ConfigName()
+	ok(t, err)
+	if list := snap.System.Images; len(list) != 1 || list[0].Config != id.String() || len(snap.System.Notes) > 0 {
+		t.Errorf("images %v, notes %v; want %s", list, snap.System.Notes, id)
+	}
+	g.whole()
+}
+
 // listenBeside listens on the loopback interface of an engine: those of tests live in network namespaces of their own.
 func listenBeside(t *testing.T, h dockertest.Host) net.Listener {
 	t.Helper()

@@ -155,3 +155,24 @@ func sum(b []byte) string {
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:])
 }
+
+// Push has the engine push an image under a reference, which is removed again.
+func Push(t testing.TB, h Host, image, ref string) {
+	t.Helper()
+	c := Client(t, h)
+	if _, err := c.ImageTag(t.Context(), client.ImageTagOptions{Source: image, Target: ref}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := c.ImageRemove(context.WithoutCancel(t.Context()), ref, client.ImageRemoveOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	resp, err := c.ImagePush(t.Context(), ref, client.ImagePushOptions{RegistryAuth: "e30="})
+	if err == nil {
+		err = resp.Wait(t.Context())
+	}
+	if err != nil {
+		t.Fatalf("%s: push %s: %v", h.Name, ref, err)
+	}
+}
