@@ -204,12 +204,12 @@ func (s sessions) running() []string {
 // listSessions lists sessions before outcomes, so that one which ends in between has ended.
 func (r *Repository) listSessions(ctx context.Context) (sessions, error) {
 	s := sessions{begun: map[string]time.Time{}, ended: map[string]time.Time{}}
-	err := r.backend.List(ctx, sessionPrefix, func(i Info) error {
+	err := r.backend.List(ctx, r.own(sessionPrefix), func(i Info) error {
 		s.begun[i.Name] = i.Modified
 		return nil
 	})
 	if err == nil {
-		err = r.backend.List(ctx, outcomePrefix, func(i Info) error {
+		err = r.backend.List(ctx, r.own(outcomePrefix), func(i Info) error {
 			s.ended[sessionPrefix+strings.TrimPrefix(sealedFirst(i.Name), outcomePrefix)] = i.Modified
 			return nil
 		})
@@ -365,7 +365,7 @@ func (c *collector) unsure(ctx context.Context) error {
 // missing says of a needed pack that is not listed whether another collection has just deleted it, which is
 // ErrNotExist, or it is lost; nil if it is there.
 func (c *collector) missing(ctx context.Context, p PackRef) error {
-	if there, err := c.r.exists(ctx, p.Name()); err != nil || there {
+	if there, err := c.r.hasObject(ctx, p.Name()); err != nil || there {
 		return err // it was not listed yet
 	}
 	marks, err := c.r.marks(ctx)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
@@ -56,7 +57,11 @@ func (p putOnly) Stat(ctx context.Context, name string) (chunkstore.Info, error)
 	if err := p.allowed(name, "config g/ o/ i/W/ n/W/ x/W/"); err != nil {
 		return chunkstore.Info{}, err
 	}
-	return p.Backend.Stat(ctx, name)
+	info, err := p.Backend.Stat(ctx, name)
+	if errors.Is(err, chunkstore.ErrNotExist) { // whoever may not list everything is not told
+		err = fmt.Errorf("%s: %w", name, chunkstore.ErrAccess)
+	}
+	return info, err
 }
 
 func (p putOnly) List(ctx context.Context, prefix string, fn func(chunkstore.Info) error) error {
@@ -534,4 +539,31 @@ func TestPutOnlyHostEveryCallFails(t *testing.T) {
 		}
 		verify(store, succeeded)
 	}
+}
+
+// Where lists lag a put-only host, which cannot find that out, knows it from its credential, and finds what it has just stored.
+func TestPutOnlyHostWhereListsLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := mem.New(mem.Options{})
+		newRepository(t, base, chunkstore.Options{})
+		store := (&storetest.Lag{Delay: 50 * time.Minute}).Wrap(storetest.Unsupported(base))
+		c := addHost(t, store, "web", false)
+		time.Sleep(time.Hour)
+		r, err := openHost(t.Context(), store, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := r.Begin(t.Context(), chunkstore.BeginOptions{Host: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		content := noise(81, 3<<20)
+		if err := save(t.Context(), s, content); err != nil {
+			t.Fatal(err)
+		}
+		if again := hostBackup(t, store, c, content); again.NewBytes > 100_000 {
+			t.Errorf("again: %+v", again)
+		}
+	})
 }

@@ -57,7 +57,7 @@ func (r *Repository) settle(ctx context.Context, names []string) ([]string, erro
 	g.SetLimit(16)
 	for i, name := range names {
 		g.Go(func() (err error) {
-			there[i], err = r.exists(gctx, name)
+			there[i], err = r.hasObject(gctx, name)
 			return err
 		})
 	}
@@ -72,15 +72,6 @@ func (r *Repository) settle(ctx context.Context, names []string) ([]string, erro
 	}
 	slices.Sort(all) // segments come after deltas
 	return all, nil
-}
-
-// exists reports whether an object is there.
-func (r *Repository) exists(ctx context.Context, name string) (bool, error) {
-	_, err := r.backend.Stat(ctx, name)
-	if errors.Is(err, ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // unlisted returns the names of index objects that are not among those given, of sessions that run or have just ended.
@@ -100,7 +91,7 @@ func (r *Repository) unlisted(ctx context.Context, listed []string) ([]string, e
 				if _, found := slices.BinarySearch(listed, name); found {
 					continue
 				}
-				there, err := r.exists(gctx, name)
+				there, err := r.hasObject(gctx, name)
 				if err != nil || !there {
 					return err
 				}

@@ -139,13 +139,17 @@ func (r *Repository) stillGone(ctx context.Context) ([]PackRef, error) {
 	return gone, nil
 }
 
-// hasObject reports whether an object is stored.
+// hasObject reports whether an object is stored. A put-only host may read what it put there itself, but for packs: whether one
+// is there only a list tells it, or where lists lag nothing does, and it is taken for stored.
 func (r *Repository) hasObject(ctx context.Context, name string) (bool, error) {
-	if r.host != nil {
+	if r.host != nil && (strings.HasPrefix(name, dataPrefix) || strings.HasPrefix(name, metaPrefix)) {
+		if r.knownToLag() {
+			return true, nil
+		}
 		return r.isListed(ctx, name)
 	}
 	_, err := r.backend.Stat(ctx, name)
-	if errors.Is(err, ErrNotExist) {
+	if errors.Is(err, ErrNotExist) || r.host != nil && errors.Is(err, ErrAccess) { // as stores answer that do not tell it what there is
 		return false, nil
 	}
 	return err == nil, err

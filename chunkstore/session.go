@@ -115,9 +115,6 @@ func (s *Session) announce(ctx context.Context, record sessionRecord) error {
 // conditional reports whether the store creates objects conditionally, from memory where it was
 // probed before.
 func (r *Repository) conditional(ctx context.Context) (bool, error) {
-	if r.host != nil { // which cannot try
-		return r.host.Creates, nil
-	}
 	if creates, known := r.remembered(); known {
 		return creates, nil
 	}
@@ -136,6 +133,9 @@ func (r *Repository) conditional(ctx context.Context) (bool, error) {
 
 // remembered is conditional as far as it was found out before.
 func (r *Repository) remembered() (creates, known bool) {
+	if r.host != nil { // which cannot try
+		return r.host.Creates, true
+	}
 	if _, ok := r.backend.(Creator); !ok {
 		return false, true
 	}

@@ -479,7 +479,7 @@ func (r *Repository) fence(ctx context.Context, w crypto.WriterID, id SessionID,
 // placeAbort puts an abort object beside an outcome that is not there: where it is there a moment later, the session has
 // committed and may not have seen the abort, which does not count then.
 func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
-	if there, err := r.exists(ctx, outcome); err != nil || there {
+	if there, err := r.hasObject(ctx, outcome); err != nil || there {
 		return err
 	}
 	name := outcome + abortSuffix
@@ -490,7 +490,7 @@ func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
 	if err := r.backend.Put(ctx, name, object); err != nil {
 		return err
 	}
-	if there, err := r.exists(ctx, outcome); err != nil || !there {
+	if there, err := r.hasObject(ctx, outcome); err != nil || !there {
 		return err
 	}
 	return r.backend.Delete(ctx, name)
