@@ -61,7 +61,7 @@ func ReadCatalog(ctx context.Context, repo *chunkstore.Repository) (*Catalog, er
 // such a host may not store: of systems that are not listed for it or, where none are, that somebody else stored
 // before it; and those of a term that never was.
 func (c *Catalog) confineHosts(ctx context.Context) error {
-	if !slices.ContainsFunc(c.Snapshots, func(s Summary) bool { return s.domain != chunkstore.Domain{} }) {
+	if !slices.ContainsFunc(c.Snapshots, func(s Summary) bool { return s.Domain != chunkstore.Domain{} }) {
 		return nil
 	}
 	list, _, err := c.repo.Hosts(ctx)
@@ -75,18 +75,18 @@ func (c *Catalog) confineHosts(ctx context.Context) error {
 	first := map[string]Summary{}
 	for _, s := range c.Snapshots {
 		f, ok := first[s.System]
-		if c := s.Stored.Compare(f.Stored); !ok || c < 0 || c == 0 && s.domain == (chunkstore.Domain{}) {
+		if c := s.Stored.Compare(f.Stored); !ok || c < 0 || c == 0 && s.Domain == (chunkstore.Domain{}) {
 			first[s.System] = s
 		}
 	}
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
-		if s.domain == (chunkstore.Domain{}) {
+		if s.Domain == (chunkstore.Domain{}) {
 			continue
 		}
-		h := hosts[s.domain]
-		s.Host = cmp.Or(h.Name, crypto.WriterID(s.domain).String())
-		may := first[s.System].domain == s.domain
+		h := hosts[s.Domain]
+		s.Host = cmp.Or(h.Name, crypto.WriterID(s.Domain).String())
+		may := first[s.System].Domain == s.Domain
 		if len(h.Systems) > 0 {
 			may = slices.Contains(h.Systems, s.System)
 		}
@@ -105,8 +105,8 @@ func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 		return Summary{}, fmt.Errorf("snapshot %s: summary: %w", o.Session.Random(), err)
 	}
 	s.ID = o.Session.Random() // what the object's name says counts
-	s.Stored, s.domain = o.Modified, o.Domain
-	if s.domain != (chunkstore.Domain{}) {
+	s.Stored, s.Domain = o.Modified, o.Domain
+	if s.Domain != (chunkstore.Domain{}) {
 		s.Origin = nil // such a host copies nothing, and does not say what time it is
 	}
 	if s.Origin != nil {

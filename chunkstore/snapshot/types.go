@@ -44,7 +44,8 @@ type Summary struct {
 	// found by its id. A catalog finds out.
 	Stray bool `json:"-"`
 
-	domain chunkstore.Domain // of what it holds
+	// Domain is that of what it holds: not zero, it is a put-only host's. A catalog finds out.
+	Domain chunkstore.Domain `json:"-"`
 	// Stored is when it was stored, by the store's clock: the time that retention goes by. It is the object's,
 	// not in it, and zero before the snapshot was read from a repository. Of a copy it is that of its original.
 	Stored time.Time `json:"-"`
