@@ -110,7 +110,7 @@ func hostBackup(t testing.TB, b chunkstore.Backend, c *crypto.Credential, conten
 // A put-only host adds snapshots, with no more than it may do at the store; what it stored before it does not store again; and
 // whoever has the keys restores them. It shares nothing with others.
 func TestPutOnlyHost(t *testing.T) {
-	store, before := mem.New(mem.Options{}), noise(69, 5<<20)
+	store, before := mem.New(mem.Options{}), noise(69, 16<<20) // more than twice the largest chunk
 	if _, err := backup(t.Context(), newRepository(t, store, chunkstore.Options{}), before); err != nil {
 		t.Fatal(err)
 	}
