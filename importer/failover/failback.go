@@ -2,11 +2,13 @@ package failover
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
@@ -117,4 +119,23 @@ func (f *run) kept(ctx context.Context) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// notHomeYet returns an error if a failback in that term is on record: another one would move aside what was written at home since.
+func (f *run) notHomeYet(ctx context.Context, term int) error {
+	records, err := f.repo.Records(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		var done Record
+		if r.Kind != KindFailback || r.Err != nil || json.Unmarshal(r.Body, &done) != nil || done.System != f.snap.System.Name || done.Term != term {
+			continue
+		}
+		return &NotReadyError{
+			fmt.Sprintf("system %s came home at %s already", done.System, r.Modified.UTC().Format(time.DateTime)),
+			"hakobune status tells how it stands; hakobune restore brings back what it has lost here",
+		}
+	}
+	return nil
 }

@@ -200,6 +200,11 @@ func (f *run) begin(ctx context.Context) error {
 	if (!owned || t.Number != f.state.Term) && !begun || f.state.Restored != nil && !f.stands(ctx) {
 		f.state, f.res.Resumed = state{}, false // the system was elsewhere since, or somebody has cleared up
 	}
+	if owned && f.o.Why == snapshot.WhyFailback && !f.res.Resumed {
+		if err := f.notHomeYet(ctx, t.Number); err != nil {
+			return err
+		}
+	}
 	if f.state.Term = 1; t != nil {
 		f.state.Term += t.Number
 	}

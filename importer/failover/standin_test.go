@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
@@ -385,5 +387,25 @@ func TestStandInIsNeededAgain(t *testing.T) {
 	var needed *failover.StandInError
 	if _, err := g.run(t.Context(), e, o); !errors.As(err, &needed) || needed.Hint() == "" {
 		t.Errorf("%v", err)
+	}
+}
+
+// Who brings a system home that has come home already is told so: what was written there since stays in its place.
+func TestHomeAlready(t *testing.T) {
+	store, home := comingHome(t)
+	e, o := home(), homewards(t)
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	_, err = g.run(t.Context(), e, o)
+	ok(t, err)
+	before := e.state()
+	g, err = begin(t.Context(), store)
+	ok(t, err)
+	var not *failover.NotReadyError
+	if _, err := g.run(t.Context(), e, o); !errors.As(err, &not) {
+		t.Errorf("again: %v", err)
+	}
+	if diff := cmp.Diff(before, e.state()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
 	}
 }
