@@ -47,7 +47,7 @@ func TestSorryPage(t *testing.T) {
 		t.Fatalf("failover: %v\n%s", err, out)
 	}
 	v := <-seen
-	t.Logf("%d answers with 503, the longest time without one %s", v.sorry, v.gap.Round(time.Millisecond))
+	t.Logf("%d answers with 503, the longest time without one %s, of which nobody was let in for %s", v.sorry, v.gap.Round(time.Millisecond), v.closed.Round(time.Millisecond))
 	if v.sorry == 0 || v.page != "<p>we are moving" || v.retry == "" || v.last != "at work\n" {
 		t.Errorf("%d answers with 503: %q, Retry-After %q; then %q\n%s", v.sorry, v.page, v.retry, v.last, out)
 	}
@@ -58,6 +58,7 @@ type visits struct {
 	sorry       int // answers with status 503
 	page, retry string
 	gap         time.Duration // the longest without an answer, from the first on
+	closed      time.Duration // the longest until somebody asked who was let in, be it that the answer took its time
 	last        string        // the first answer with status 200
 }
 
@@ -66,6 +67,7 @@ func visit(ctx context.Context, url string) (v visits) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	var answered time.Time
 	for ctx.Err() == nil {
+		asked := time.Now()
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 		if err != nil {
 			return v
@@ -74,7 +76,7 @@ func visit(ctx context.Context, url string) (v visits) {
 			body, err := io.ReadAll(resp.Body)
 			resp.Body.Close()
 			if !answered.IsZero() {
-				v.gap = max(v.gap, time.Since(answered))
+				v.gap, v.closed = max(v.gap, time.Since(answered)), max(v.closed, asked.Sub(answered))
 			}
 			answered = time.Now()
 			switch {
