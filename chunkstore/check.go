@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -360,10 +361,34 @@ func (c *checker) records(ctx context.Context) error {
 	all, err := c.r.Records(ctx)
 	for _, record := range all {
 		if record.Err != nil {
-			c.fault(record.Name, record.Err)
+			c.fault(record.Objects[0], record.Err)
+			continue
+		}
+		if err := c.recordSealings(ctx, record); err != nil {
+			return err
 		}
 	}
 	return err
+}
+
+// recordSealings verifies all objects of a record that was sealed anew and has others still.
+func (c *checker) recordSealings(ctx context.Context, record Record) error {
+	if len(record.Objects) < 2 {
+		return nil
+	}
+	for _, name := range record.Objects {
+		other, err := c.r.openRecord(ctx, Info{Name: name})
+		if err == nil && (other.Kind != record.Kind || !other.Time.Equal(record.Time) || !bytes.Equal(other.Body, record.Body)) {
+			err = fmt.Errorf("%w: two objects of one record differ", crypto.ErrDamaged)
+		}
+		if errors.Is(err, ErrNotExist) {
+			continue
+		}
+		if err := c.found(ctx, name, err); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // chains looks for outcomes that a writer's later one names but that are gone, and were not forgotten, or

@@ -166,6 +166,20 @@ func PutRecord(ctx context.Context, r *Repository, name, text string, right bool
 	return r.backend.Put(ctx, name, object)
 }
 
+// ResealedRecord makes an object of a record that is sealed anew of its first one, in the newest epoch whatever the name says: signed
+// for one name, and to be stored under another.
+func ResealedRecord(r *Repository, signed, name string, first []byte, stored time.Time) ([]byte, error) {
+	plain, err := r.keys.Open(crypto.TypeRecord, sealedFirst(name), first)
+	if err != nil {
+		return nil, err
+	}
+	body, err := r.wrap(crypto.TypeRecord, signed, resealedRecord{Version: 1, Stored: stored, Record: plain})
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.Seal(crypto.TypeRecord, name, body)
+}
+
 // Verify verifies one stored object as those do who read it whole; not the config, nor a key slot.
 func Verify(r *Repository, name string, object []byte) error {
 	switch name[:2] {

@@ -384,17 +384,24 @@ func (r *Repository) openOutcome(ctx context.Context, name string) (Outcome, err
 	return o, err
 }
 
+// outcomePlain returns the plaintext that the session sealed, and of an object that is sealed anew when that was stored.
+func (r *Repository) outcomePlain(name string, object []byte) ([]byte, time.Time, error) {
+	plain, err := r.keys.Open(crypto.TypeOutcome, name, object)
+	if err != nil || !isResealed(name) {
+		return plain, time.Time{}, err
+	}
+	var anew resealedOutcome
+	err = r.unwrap(crypto.TypeOutcome, name, object, plain, &anew)
+	return anew.Outcome, anew.Stored, err
+}
+
 func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 	var o Outcome
-	plain, err := r.keys.Open(crypto.TypeOutcome, name, object)
+	plain, stored, err := r.outcomePlain(name, object)
 	if err != nil {
 		return o, err
 	}
-	if isResealed(name) {
-		if plain, o.Modified, err = r.unwrapOutcome(name, plain); err != nil {
-			return o, err
-		}
-	}
+	o.Modified = stored
 	if len(plain) < sha256.Size {
 		return o, fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
 	}

@@ -164,7 +164,7 @@ func FuzzVersioned(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, fresh := range []func() any{
 			func() any { return &sessionRecord{} }, func() any { return &forgetRecord{} }, func() any { return &waitsRecord{} },
-			func() any { return &Record{} }, func() any { return &Outcome{} }, func() any { return &Claim{} }, func() any { return &resealedOutcome{} },
+			func() any { return &Record{} }, func() any { return &Outcome{} }, func() any { return &Claim{} }, func() any { return &resealedOutcome{} }, func() any { return &resealedRecord{} },
 		} {
 			var err error
 			bounded(t, textLimit(len(b)), func() { err = unmarshalVersioned(b, fresh()) })

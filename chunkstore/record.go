@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,7 +16,8 @@ import (
 )
 
 // Record is something that was done and is to be proved later, a drill or a failover: the object
-// r/<writer>/<id>. Records are only ever added, each under a name of its own; a collection leaves them alone.
+// r/<writer>/<id>. Records are only ever added, each under a name of its own; a collection may seal one anew and leaves
+// them alone otherwise.
 type Record struct {
 	Version int             `json:"version"`
 	Kind    string          `json:"kind"`
@@ -23,10 +25,11 @@ type Record struct {
 	Body    json.RawMessage `json:"body"` // what the kind says
 
 	// Of the object, not in it:
-	Name     string          `json:"-"`
+	Name     string          `json:"-"` // that it was added under, also where it was sealed anew under another since
+	Objects  []string        `json:"-"` // all that there are of it, what was sealed last first
 	Writer   crypto.WriterID `json:"-"`
-	Modified time.Time       `json:"-"` // by the store's clock
-	Err      error           `json:"-"` // the object could not be read; only Name, Writer and Modified are set
+	Modified time.Time       `json:"-"` // by the store's clock: when it was added
+	Err      error           `json:"-"` // no object could be read; only Name, Objects, Writer and Modified are set
 }
 
 // maxRecord is how long the text of a record may be: a list is read whole.
@@ -78,70 +81,105 @@ func (r *Repository) recordMAC(w crypto.WriterID, name string, text []byte) [32]
 }
 
 // Records returns all records, oldest first by the store's clock. One that cannot be read is returned too,
-// with Err set: it must not hide the others, nor be taken for one that was never written.
+// with Err set: it must not hide the others, nor be taken for one that was never written. One that is gone when it is
+// read was sealed anew: then it lists again.
 func (r *Repository) Records(ctx context.Context) ([]Record, error) {
+	for attempt := 1; ; attempt++ {
+		all, err := r.recordsOnce(ctx)
+		gone := func(record Record) bool { return errors.Is(record.Err, ErrNotExist) }
+		switch {
+		case err != nil || !slices.ContainsFunc(all, gone):
+			return all, err
+		case attempt == loadAttempts && !r.lags(ctx):
+			return all, nil
+		case attempt == loadAttempts || r.knownToLag():
+			return slices.DeleteFunc(all, gone), nil
+		}
+	}
+}
+
+func (r *Repository) recordsOnce(ctx context.Context) ([]Record, error) {
 	if r.host != nil {
 		return nil, crypto.ErrPutOnly
 	}
-	var infos []Info
-	if err := r.backend.List(ctx, recordPrefix, func(i Info) error {
-		infos = append(infos, i)
-		return nil
-	}); err != nil {
+	stored, err := r.listSealings(ctx, recordPrefix)
+	if err != nil {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
-	records, names := make([]Record, len(infos)), make([]string, len(infos))
+	records := make([]Record, len(stored))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
-	for i, info := range infos {
-		names[i] = info.Name
+	for i, s := range stored {
 		g.Go(func() error {
-			records[i] = r.readRecord(gctx, info)
+			records[i] = r.readRecord(gctx, s)
 			return gctx.Err()
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	var names []string
+	for _, s := range stored {
+		names = append(names, s.names()...)
+	}
 	r.cache.keep(recordPrefix, names)
 	slices.SortStableFunc(records, func(a, b Record) int { return a.Modified.Compare(b.Modified) })
 	return records, nil
 }
 
-// readRecord reads one record and verifies it; failures go into Err.
-func (r *Repository) readRecord(ctx context.Context, info Info) Record {
-	w, _, _, err := parseSessionName(recordPrefix, info.Name)
-	var record Record
-	if err == nil {
-		record, err = r.openRecord(ctx, w, info.Name)
+// readRecord reads one record and verifies it; failures go into Err. Of several objects the first that can be read
+// counts.
+func (r *Repository) readRecord(ctx context.Context, stored sealings) Record {
+	record := Record{Modified: stored.objects[len(stored.objects)-1].Modified}
+	for _, info := range stored.objects {
+		opened, err := r.openRecord(ctx, info)
+		if err == nil {
+			record = opened
+			break
+		}
+		if record.Err == nil {
+			record.Err = fmt.Errorf("record %s: %w", info.Name, err)
+		}
 	}
-	if err != nil {
-		record = Record{Err: fmt.Errorf("record %s: %w", info.Name, err)}
-	}
-	record.Name, record.Writer, record.Modified = info.Name, w, info.Modified
+	record.Name, record.Objects = stored.name, stored.names()
+	record.Writer, _, _, _ = parseSessionName(recordPrefix, stored.name)
 	return record
 }
 
-func (r *Repository) openRecord(ctx context.Context, w crypto.WriterID, name string) (Record, error) {
-	var record Record
-	object, err := r.cachedGet(ctx, name)
+func (r *Repository) openRecord(ctx context.Context, info Info) (Record, error) {
+	object, err := r.cachedGet(ctx, info.Name)
 	if err != nil {
-		return record, err
+		return Record{}, err
 	}
-	plain, err := r.keys.Open(crypto.TypeRecord, name, object)
+	record, _, err := r.parseRecord(info, object)
+	if err != nil {
+		r.cache.drop(info.Name)
+	}
+	return record, err
+}
+
+// parseRecord returns what an object says, and the plaintext that the writer sealed.
+func (r *Repository) parseRecord(info Info, object []byte) (record Record, plain []byte, err error) {
+	w, _, _, err := parseSessionName(recordPrefix, info.Name)
+	if err == nil {
+		plain, err = r.keys.Open(crypto.TypeRecord, info.Name, object)
+	}
+	stored := info.Modified
+	if err == nil && isResealed(info.Name) {
+		var anew resealedRecord
+		err = r.unwrap(crypto.TypeRecord, info.Name, object, plain, &anew)
+		plain, stored = anew.Record, anew.Stored
+	}
 	if err == nil && len(plain) < sha256.Size {
 		err = fmt.Errorf("%w: %d bytes", crypto.ErrDamaged, len(plain))
 	}
-	if err == nil {
-		if mac := r.recordMAC(w, name, plain[sha256.Size:]); !hmac.Equal(mac[:], plain[:sha256.Size]) {
-			err = fmt.Errorf("%w: not written by the host that it names", crypto.ErrDamaged)
-		}
-	}
-	if err == nil {
-		err = unmarshalVersioned(plain[sha256.Size:], &record)
-	}
 	if err != nil {
-		r.cache.drop(name)
+		return Record{}, nil, err
 	}
-	return record, err
+	if mac := r.recordMAC(w, sealedFirst(info.Name), plain[sha256.Size:]); !hmac.Equal(mac[:], plain[:sha256.Size]) {
+		return Record{}, nil, fmt.Errorf("%w: not written by the host that it names", crypto.ErrDamaged)
+	}
+	err = unmarshalVersioned(plain[sha256.Size:], &record)
+	record.Modified = stored
+	return record, plain, err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
@@ -32,11 +33,11 @@ func reencrypt(ctx context.Context, b chunkstore.Backend, limit int64) (*chunkst
 	return r.Collect(ctx, o)
 }
 
-// oldObjects returns the names of packs, index objects, outcomes and forget records that are not sealed in that epoch.
+// oldObjects returns the names of packs, index objects, outcomes, forget records and records that are not sealed in that epoch.
 func oldObjects(t testing.TB, b chunkstore.Backend, epoch uint32) (old []string) {
 	t.Helper()
 	for _, name := range names(t, b) {
-		if !slices.Contains([]string{"p/", "t/", "i/", "x/", "n/", "f/"}, name[:2]) {
+		if !slices.Contains([]string{"p/", "t/", "i/", "x/", "n/", "f/", "r/"}, name[:2]) {
 			continue
 		}
 		header, err := b.Get(t.Context(), name, 0, 64)
@@ -143,7 +144,7 @@ func TestReencryptLeaves(t *testing.T) {
 			left[name[:2]]++
 		}
 	}
-	if diff := cmp.Diff(map[string]int{"n/": 1, "o/": 1, "r/": 1}, left); diff != "" {
+	if diff := cmp.Diff(map[string]int{"n/": 1, "o/": 1}, left); diff != "" {
 		t.Errorf("sealed in the old epoch: %s", diff)
 	}
 	if err := early.Claim(t.Context(), "shop", 2, "thief"); err != nil {
@@ -224,9 +225,15 @@ func TestReencryptWhereListsLag(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantSnapshots(t, store, contents...)
+		want := []int{2, 2, 1}[round]
 		for _, o := range outcomes(t, reopen(t, store, chunkstore.Options{})) {
-			if want := []int{2, 2, 1}[round]; len(o.Objects) != want {
+			if len(o.Objects) != want {
 				t.Errorf("collection %d: %v, want %d", round, o.Objects, want)
+			}
+		}
+		for _, record := range records(t, reopen(t, store, chunkstore.Options{})) {
+			if len(record.Objects) != want || record.Err != nil {
+				t.Errorf("collection %d: %v, want %d: %v", round, record.Objects, want, record.Err)
 			}
 		}
 	}
@@ -293,16 +300,128 @@ func TestReencryptBounded(t *testing.T) {
 	wantSnapshots(t, store, contents...)
 }
 
-// rotated returns a store of an older epoch, of which some is forgotten.
+// A record is what it was, and from when it was, in each epoch that comes; who lists records meanwhile misses none.
+func TestReencryptRecords(t *testing.T) {
+	base, _ := rotated(t)
+	want := recordsOf(t, base)
+	for n := range 30 {
+		store, mu, calls, err := base.Clone(), sync.Mutex{}, 0, error(nil)
+		r := reopen(t, storetest.Intercept(store, func(ctx context.Context, c storetest.Call, next func() error) error {
+			if !strings.HasPrefix(c.Name, "r/") {
+				return next()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if calls++; calls == n {
+				_, err = reencrypt(t.Context(), store, -1)
+			}
+			return next()
+		}), chunkstore.Options{})
+		if diff := cmp.Diff(want, recordsOf(t, r)); diff != "" || err != nil {
+			t.Fatalf("rewritten at call %d: %v, %s", n, err, diff)
+		}
+		if calls < n {
+			break
+		}
+	}
+	store := base.Clone()
+	for epoch := uint32(2); epoch < 4; epoch++ {
+		if report, err := reencrypt(t.Context(), store, -1); err != nil || report.Resealed < len(want) {
+			t.Fatalf("%v: %+v", err, report)
+		}
+		names := namesUnder(t, store, "r/")
+		for _, name := range names {
+			if crypto.ObjectEpoch(object(t, store, name)) != epoch {
+				t.Errorf("%s is sealed in an old epoch", name)
+			}
+		}
+		if diff := cmp.Diff(want, recordsOf(t, store)); diff != "" || len(names) != len(want) {
+			t.Errorf("epoch %d: %v, %s", epoch, names, diff)
+		}
+		wantClean(t, reopen(t, store, chunkstore.Options{}))
+		rotate(t, store)
+	}
+}
+
+// Of two objects of a record either will do, and a check tells of the bad one. One that is not signed for its record, or whose epoch is not
+// that in its name, takes the place of no other.
+func TestResealedRecordDamage(t *testing.T) {
+	base, _ := rotated(t)
+	want := recordsOf(t, base)
+	after := base.Clone()
+	if _, err := reencrypt(t.Context(), after, -1); err != nil {
+		t.Fatal(err)
+	}
+	first := want[len(want)-1].Name
+	fresh, later := first+"-e00000002", first+"-e00000003"
+	forge := func(signed, name string) []byte {
+		object, err := chunkstore.ResealedRecord(reopen(t, after, chunkstore.Options{}), signed, name, bytesOf(t, base, first), time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return object
+	}
+	for name, object := range map[string][]byte{
+		first: flipped(bytesOf(t, base, first)), fresh: flipped(bytesOf(t, after, fresh)),
+		later: forge(first, later), fresh + " ": forge("r/another", fresh),
+	} {
+		store, name := after.Clone(), strings.TrimSpace(name)
+		replace(t, store, first, bytesOf(t, base, first))
+		replace(t, store, name, object)
+		for round := range 2 {
+			bad := name != first || round == 0 // one beside a good newer one is deleted
+			if diff := cmp.Diff(want, recordsOf(t, store), cmpopts.IgnoreFields(chunkstore.Record{}, "Modified")); diff != "" || recordsOf(t, store)[0].Modified.Unix() == 0 {
+				t.Errorf("%s: %s", name, diff)
+			}
+			if faults := check(t, reopen(t, store, chunkstore.Options{})).Faults; bad != (len(faults) > 0) || bad && (len(faults) > 1 || faults[0].Object != name) {
+				t.Errorf("%s, round %d: faults %+v", name, round, faults)
+			}
+			if _, err := reencrypt(t.Context(), store, -1); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func flipped(object []byte) []byte {
+	object[len(object)-1] ^= 1
+	return object
+}
+
+// recordsOf returns all records, without the objects that they lie in.
+func recordsOf(t *testing.T, from any) []chunkstore.Record {
+	t.Helper()
+	r, ok := from.(*chunkstore.Repository)
+	if !ok {
+		r = reopen(t, from.(chunkstore.Backend), chunkstore.Options{})
+	}
+	all := records(t, r)
+	for i := range all {
+		if all[i].Err != nil {
+			t.Fatal(all[i].Err)
+		}
+		all[i].Objects = nil
+	}
+	return all
+}
+
+// rotated returns a store of an older epoch, of which some is forgotten, and with records.
 func rotated(t *testing.T) (*mem.Store, [][]byte) {
 	store, contents := forgetful(t)
+	for _, system := range []string{"shop", "wiki"} {
+		addRecord(t, reopen(t, store, chunkstore.Options{}), "drill", map[string]string{"system": system})
+	}
 	rotate(t, store)
 	return store, contents
 }
 
-// reencrypted verifies what must hold after rewriting ended somehow.
-func reencrypted(t *testing.T, store *mem.Store, contents [][]byte) {
+// reencrypted verifies what must hold after rewriting base ended somehow.
+func reencrypted(t *testing.T, base, store *mem.Store, contents [][]byte) {
 	t.Helper()
+	want := recordsOf(t, base)
+	if diff := cmp.Diff(want, recordsOf(t, store)); diff != "" {
+		t.Errorf("records: %s", diff)
+	}
 	wantSnapshots(t, store, contents...)
 	if _, err := reencrypt(t.Context(), store, -1); err != nil {
 		t.Fatalf("again: %v", err)
@@ -311,6 +430,9 @@ func reencrypted(t *testing.T, store *mem.Store, contents [][]byte) {
 		t.Errorf("sealed in the old epoch: %v", old)
 	}
 	wantSnapshots(t, store, contents...)
+	if diff := cmp.Diff(want, recordsOf(t, store)); diff != "" {
+		t.Errorf("records: %s", diff)
+	}
 }
 
 func TestReencryptEveryCallFails(t *testing.T) {
@@ -326,7 +448,7 @@ func TestReencryptEveryCallFails(t *testing.T) {
 		if err != nil {
 			failures++
 		}
-		if reencrypted(t, store, contents); t.Failed() {
+		if reencrypted(t, base, store, contents); t.Failed() {
 			t.Fatalf("call %d failed: %v", n, err)
 		}
 	}
@@ -345,7 +467,7 @@ func TestReencryptCrashes(t *testing.T) {
 		if !c.Crashed() {
 			break
 		}
-		if reencrypted(t, store, contents); t.Failed() {
+		if reencrypted(t, base, store, contents); t.Failed() {
 			t.Fatalf("crash after write %d: %v", n, err)
 		}
 	}

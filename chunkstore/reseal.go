@@ -16,7 +16,7 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-// An outcome or forget record that is sealed anew, in a later key epoch, is another object: its name, and this
+// An outcome, forget record or record that is sealed anew, in a later key epoch, is another object: its name, and this
 // with the epoch as 8 hex digits. So it sorts behind what it replaces, and a list that begins before it is there
 // and comes by after the old one has gone has it all the same.
 const resealedMark = "-e"
@@ -28,13 +28,13 @@ func resealedName(name string, epoch uint32) string {
 // isResealed tells whether an object's name is one that resealedName makes.
 func isResealed(name string) bool { return strings.HasPrefix(name, sealedFirst(name)+resealedMark) }
 
-// sealedFirst returns the name that an outcome or forget record was sealed under first.
+// sealedFirst returns the name that an object was sealed under first.
 func sealedFirst(name string) string {
 	first, _, _ := strings.Cut(name, "-")
 	return first
 }
 
-// sealings are the objects that are stored of one outcome or forget record: what was sealed last comes first.
+// sealings are the objects that are stored of one outcome, forget record or record: what was sealed last comes first.
 type sealings struct {
 	name    string // that it was sealed under first
 	objects []Info
@@ -71,27 +71,36 @@ type resealedOutcome struct {
 	Outcome []byte    `json:"outcome"` // the plaintext that the session sealed
 }
 
-// unwrapOutcome returns the plaintext that the session sealed, and when that was stored.
-func (r *Repository) unwrapOutcome(name string, plain []byte) ([]byte, time.Time, error) {
-	body, err := r.signed(crypto.TypeOutcome, sealedFirst(name), plain)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	var record resealedOutcome
-	err = unmarshalVersioned(body, &record)
-	return record.Outcome, record.Stored, err
+// resealedRecord is the same of a record: whoever can say when it was stored could have an old one count.
+type resealedRecord struct {
+	Version int       `json:"version"`
+	Stored  time.Time `json:"stored"` // when it was added, by the store's clock
+	Record  []byte    `json:"record"` // the plaintext that its writer sealed
 }
 
-// wrapOutcome is its inverse.
-func (r *Repository) wrapOutcome(name string, plain []byte, stored time.Time) ([]byte, error) {
-	body, err := json.Marshal(resealedOutcome{Version: 1, Stored: stored.UTC(), Outcome: plain})
+// unwrap reads what the plaintext of an object that is sealed anew holds. The epoch in its name must be the one that it is sealed in:
+// whoever has older keys only could take the place of those that were sealed later.
+func (r *Repository) unwrap(t crypto.Type, name string, object, plain []byte, v any) error {
+	if name != resealedName(sealedFirst(name), crypto.ObjectEpoch(object)) {
+		return fmt.Errorf("%w: sealed in key epoch %d", crypto.ErrDamaged, crypto.ObjectEpoch(object))
+	}
+	body, err := r.signed(t, sealedFirst(name), plain)
+	if err != nil {
+		return err
+	}
+	return unmarshalVersioned(body, v)
+}
+
+// wrap is its inverse, for an object that was sealed first under the name.
+func (r *Repository) wrap(t crypto.Type, name string, v any) ([]byte, error) {
+	body, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	return r.sign(crypto.TypeOutcome, name, body)
+	return r.sign(t, name, body)
 }
 
-// reseal seals snapshots' outcomes and forget records of old key epochs anew. The new object is there, and was read back,
+// reseal seals snapshots' outcomes, forget records and records of old key epochs anew. The new object is there, and was read back,
 // before the old one is deleted. What is damaged stays: check tells. Outcomes of aborted sessions hold nothing
 // and stay too. Of a locked repository everything stays: it could not be deleted.
 func (c *collector) reseal(ctx context.Context) error {
@@ -113,6 +122,10 @@ func (c *collector) reseal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	records, err := c.r.listSealings(ctx, recordPrefix)
+	if err != nil {
+		return err
+	}
 	var count atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -129,6 +142,7 @@ func (c *collector) reseal(ctx context.Context) error {
 	}
 	each(outcomes, crypto.TypeOutcome, c.outcomeText)
 	each(forgets, crypto.TypeForget, c.forgetText)
+	each(records, crypto.TypeRecord, c.recordText)
 	err = g.Wait()
 	c.report.Resealed = int(count.Load())
 	if err != nil {
@@ -153,14 +167,11 @@ func (c *collector) outcomeText(ctx context.Context, s sealings) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := c.r.keys.Open(crypto.TypeOutcome, s.objects[0].Name, object)
-	if err == nil && isResealed(s.objects[0].Name) {
-		plain, _, err = c.r.unwrapOutcome(s.name, plain)
-	}
+	plain, _, err := c.r.outcomePlain(s.objects[0].Name, object)
 	if err != nil {
 		return nil, errStays // damaged, but an older object is not
 	}
-	return c.r.wrapOutcome(s.name, plain, o.Modified)
+	return c.r.wrap(crypto.TypeOutcome, s.name, resealedOutcome{Version: 1, Stored: o.Modified.UTC(), Outcome: plain})
 }
 
 // forgetText returns the plaintext of a forget record.
@@ -179,6 +190,19 @@ func (c *collector) forgetText(ctx context.Context, s sealings) ([]byte, error) 
 	return plain, nil
 }
 
+// recordText returns the plaintext of a record for its next object.
+func (c *collector) recordText(ctx context.Context, s sealings) ([]byte, error) {
+	object, err := c.r.cachedGet(ctx, s.objects[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	record, plain, err := c.r.parseRecord(s.objects[0], object)
+	if err != nil {
+		return nil, errStays
+	}
+	return c.r.wrap(crypto.TypeRecord, s.name, resealedRecord{Version: 1, Stored: record.Modified.UTC(), Record: plain})
+}
+
 // resealOne puts the object of the newest epoch, unless it is there, and deletes the others when every list shows
 // it. It reports whether it has put one.
 func (c *collector) resealOne(ctx context.Context, s sealings, t crypto.Type, text func(context.Context, sealings) ([]byte, error)) (bool, error) {
@@ -190,7 +214,7 @@ func (c *collector) resealOne(ctx context.Context, s sealings, t crypto.Type, te
 		return false, err
 	}
 	if !c.isOld(newest) {
-		return false, c.dropOlder(ctx, s, t, newest)
+		return false, c.dropOlder(ctx, s, text)
 	}
 	plain, err := text(ctx, s)
 	if errors.Is(err, errStays) || errors.Is(err, ErrNotExist) {
@@ -228,14 +252,17 @@ func (c *collector) readBack(ctx context.Context, t crypto.Type, name string, pl
 	return nil
 }
 
-// dropOlder deletes the objects beside one of the newest epoch, if that opens.
-func (c *collector) dropOlder(ctx context.Context, s sealings, t crypto.Type, newest []byte) error {
-	info := s.objects[0]
-	if len(s.objects) == 1 || c.now.Sub(info.Modified) < c.lag() {
+// dropOlder deletes the objects beside one of the newest epoch, if that is good.
+func (c *collector) dropOlder(ctx context.Context, s sealings, text func(context.Context, sealings) ([]byte, error)) error {
+	if len(s.objects) == 1 || c.now.Sub(s.objects[0].Modified) < c.lag() {
 		return nil
 	}
-	if _, err := c.r.keys.Open(t, info.Name, newest); err != nil {
+	_, err := text(ctx, s)
+	if errors.Is(err, errStays) || errors.Is(err, ErrNotExist) {
 		return nil // damaged: what is there beside it stays
+	}
+	if err != nil {
+		return err
 	}
 	return c.deleteAll(ctx, s.names()[1:])
 }

@@ -1,8 +1,11 @@
 package snapshot_test
 
 import (
+	"context"
+	"iter"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -78,6 +81,54 @@ func TestTags(t *testing.T) {
 	}
 	if _, err := catalog(t, repo).Tag(t.Context(), "test", snapshot.Summary{ID: "00"}, snapshot.TagChange{}); err == nil {
 		t.Error("a snapshot that is not there was tagged")
+	}
+}
+
+// What records say of snapshots and systems is the same after they were sealed anew, and later ones go on from there.
+func TestRecordsSealedAnew(t *testing.T) {
+	b, secret := mem.New(mem.Options{}), crypto.Passphrase([]byte("correct horse"))
+	repo := newRepository(t, b)
+	shopNight(t, repo, 1, 0)
+	if err := repo.AddRecord(t.Context(), "drill", map[string]any{"system": "shop", "started": time.Unix(1e9, 0), "rto": time.Minute, "passed": true}); err != nil {
+		t.Fatal(err)
+	}
+	first, second := catalog(t, repo), catalog(t, repo) // who tags at once
+	tag(t, second, snapshot.TagChange{Add: []string{"first"}})
+	tag(t, first, snapshot.TagChange{Add: []string{"second"}})
+	before := catalog(t, repo)
+	status := func(c *snapshot.Catalog) []snapshot.Status {
+		list, err := c.Statuses(t.Context(), time.Unix(2e9, 0))
+		if err != nil || len(list) != 1 || list[0].Drill == nil {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		return list
+	}
+	want := status(before)
+	if _, err := chunkstore.RotateKeys(t.Context(), b, secret, chunkstore.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	repo, err := chunkstore.Open(t.Context(), b, secret, chunkstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := repo.Collect(t.Context(), chunkstore.CollectOptions{Host: "test", MaxReencrypt: -1, Walk: func() func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
+		return func(context.Context, chunkstore.Outcome) iter.Seq2[chunkstore.Ref, error] {
+			return func(func(chunkstore.Ref, error) bool) {}
+		}
+	}})
+	if err != nil || report.Resealed != 4 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	after := catalog(t, repo)
+	if diff := cmp.Diff(before.Snapshots, after.Snapshots); diff != "" || len(after.Untold)+len(after.Damaged) > 0 {
+		t.Errorf("%s %v %v", diff, after.Untold, after.Damaged)
+	}
+	if diff := cmp.Diff(want, status(after)); diff != "" {
+		t.Error(diff)
+	}
+	tag(t, after, snapshot.TagChange{Set: &[]string{"last"}})
+	if got := tags(t, repo); got != "last" {
+		t.Errorf("a tag that replaces records from before: %q", got)
 	}
 }
 

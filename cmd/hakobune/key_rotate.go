@@ -33,10 +33,11 @@ others with --drop-others. Without it nothing is changed while there are such.
    hakobune key rotate --rewrite --drop-others            and store anew what is there
 
 --rewrite also stores anew, sealed with the new keys, what is in the store: packs older than 24 hours,
-the index, what lists of snapshots show, and what was forgotten. It works as hakobune prune does: what
-a running backup may rely on goes later, and what could not be done yet --resume does, without another
-epoch. Without hurry, prune --max-reencrypt does the same little by little. Records of drills,
-of tags and of which site a system belongs to stay sealed as they were, and so does all that is locked.
+the index, what lists of snapshots show, what was forgotten, and records of drills, failovers and tags.
+It works as hakobune prune does: what a running backup may rely on goes later, and what could not be
+done yet --resume does, without another epoch. Without hurry, prune --max-reencrypt does the same
+little by little. Claims, which say to which site a system belongs, stay sealed as they were, and so
+does all that is locked.
 
 It may be killed at any moment: the same command again ends what the first one began. Backups that
 run go on. A second place made by hakobune sync has the old slots until sync --delete has run.`,

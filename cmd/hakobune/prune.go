@@ -175,7 +175,7 @@ func (p *program) showPrune(l pruneLine) {
 	}
 	say("deleted %s, stored %s anew, index objects %d -> %d", packs(l.Deleted), size(l.Repacked), l.Indexes[0], l.Indexes[1])
 	if l.Resealed > 0 {
-		say("sealed %d records of snapshots with the new keys", l.Resealed)
+		say("sealed %d records with the new keys", l.Resealed)
 	}
 	if l.Rescued > 0 {
 		say("%d packs that were to be deleted have come to be needed, and stay", l.Rescued)
