@@ -28,6 +28,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 	"github.com/hakobune-dr/hakobune/internal/docker"
 )
 
@@ -202,7 +203,7 @@ func TestExportLayout(t *testing.T) {
 	if diff := cmp.Diff([]string{"example.com/a:1 1", "docker.io/library/b:latest latest"}, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
-	if _, err := importer.ExportImage(t.Context(), repo, snap, "web", importer.ToLayout(dir), importer.ExportOptions{}); !errors.Is(err, importer.ErrNotEmpty) {
+	if _, err := importer.ExportImage(t.Context(), repo, snap, "web", importer.ToLayout(dir), importer.ExportOptions{}); !errors.Is(err, extract.ErrNotEmpty) {
 		t.Errorf("a second layout in the same directory: %v", err)
 	}
 }

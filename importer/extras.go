@@ -14,6 +14,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // addExtras writes what an image layer cannot carry of a container's changes (sockets, holes, times
@@ -37,7 +38,7 @@ func (r *restorer) addExtras(ctx context.Context, j *containerJob, id string) er
 		return nil
 	}
 	tree := newPickedTree(ctx, r.repo, x.entries(archive.Records(ctx, r.repo, records)))
-	_, err = Extract(ctx, tree, dir, ExtractOptions{Overlay: true, Existing: ExistingKept, Note: func(path, what string) {
+	_, err = extract.Tree(ctx, tree, dir, extract.Options{Overlay: true, Existing: extract.Keep, Note: func(path, what string) {
 		r.res.note(where+path, what)
 	}})
 	return errors.Join(err, tree.close())
@@ -122,7 +123,7 @@ func (x *extras) entries(records iter.Seq2[archive.Entry, error]) iter.Seq2[arch
 }
 
 // pickedTree is some entries of a tree with their content, which is fetched for them alone. It is
-// a TreeSource.
+// an extract.Source.
 type pickedTree struct {
 	read func(iter.Seq2[chunkstore.Ref, error]) io.ReadCloser
 	next func() (archive.Entry, error, bool)

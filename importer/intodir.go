@@ -19,6 +19,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // IntoDir writes a snapshot as plain files into a directory, which must be empty or not exist; no
@@ -42,7 +43,7 @@ func IntoDir(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Sn
 	}
 	switch state {
 	case PathDir:
-		return nil, fmt.Errorf("restore into directory %s: %w", dir, ErrNotEmpty)
+		return nil, fmt.Errorf("restore into directory %s: %w", dir, extract.ErrNotEmpty)
 	case PathFile:
 		return nil, fmt.Errorf("restore into directory %s: it is a file", dir)
 	case PathAbsent:
@@ -170,16 +171,16 @@ func fileName(name string) error {
 func (w *dirWriter) tree(ctx context.Context, t fileTree, m *meter) error {
 	reader := archive.OpenTree(ctx, w.repo, t.content.Records)
 	source := &keptTree{tree: reader, Reader: m.reader(reader, t.what)}
-	opts := ExtractOptions{KeepRoot: t.file, Note: func(path, what string) {
+	opts := extract.Options{KeepRoot: t.file, Note: func(path, what string) {
 		if path != "" {
 			path = ": " + path
 		}
 		w.note(t.what+path, what)
 	}}
 	if t.file { // beside others, in a directory that is not its own
-		opts.Existing = ExistingKept
+		opts.Existing = extract.Keep
 	}
-	_, err := Extract(ctx, source, filepath.Join(w.dir, t.to), opts)
+	_, err := extract.Tree(ctx, source, filepath.Join(w.dir, t.to), opts)
 	if err := errors.Join(err, reader.Close()); err != nil {
 		return fmt.Errorf("%s: %w", t.what, err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 func TestIntoDir(t *testing.T) {
@@ -61,7 +62,7 @@ func TestIntoDir(t *testing.T) {
 	if diff := cmp.Diff(*snap, again); diff != "" {
 		t.Errorf("system.json (-want +got):\n%s", diff)
 	}
-	if _, err := importer.IntoDir(t.Context(), repo, snap, dir, nil); !errors.Is(err, importer.ErrNotEmpty) {
+	if _, err := importer.IntoDir(t.Context(), repo, snap, dir, nil); !errors.Is(err, extract.ErrNotEmpty) {
 		t.Errorf("once more into the same directory: %v", err)
 	}
 }

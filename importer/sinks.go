@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // ToWriter writes an image as an archive that docker load takes on every engine. It is not closed.
@@ -59,7 +60,7 @@ func (s layoutSink) put(ctx context.Context, img exportedImage) (_ string, err e
 	if state, err := pathState(s.dir); err != nil {
 		return "", err
 	} else if state != PathAbsent && state != PathEmpty {
-		return "", fmt.Errorf("directory %s: %w", s.dir, ErrNotEmpty)
+		return "", fmt.Errorf("directory %s: %w", s.dir, extract.ErrNotEmpty)
 	}
 	parent := filepath.Dir(filepath.Clean(s.dir))
 	tmp, err := os.MkdirTemp(parent, ".hakobune-*")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // bindJobs decides what to do with each bind mount, and with the directories that are staged and not of the snapshot.
@@ -176,7 +177,7 @@ func (r *restorer) takeStagedBind(ctx context.Context, j bindJob, dir string, ne
 		err = r.finishRoot(ctx, j.bind.Content.Records, dir)
 	} else {
 		tree := archive.OpenUpdate(ctx, r.repo, staged.Tree, j.bind.Content.Records, near.source())
-		read, err = r.extractTree(ctx, tree, dir, ExtractOptions{Existing: ExistingRemoved}, what, m)
+		read, err = r.extractTree(ctx, tree, dir, extract.Options{Existing: extract.Remove}, what, m)
 	}
 	if err != nil {
 		return nil, true, err

@@ -14,6 +14,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // StageOptions are options of SyncStage.
@@ -377,7 +378,7 @@ func (s *stager) stageVolume(ctx context.Context, j stageJob, m *meter) error {
 func (s *stager) fill(ctx context.Context, j stageJob, dir string, content *snapshot.Archive, near *near, m *meter) (stagedTree, error) {
 	what := string(j.Kind) + " " + j.Name
 	now := stagedTree{Tree: content.Records, Bytes: j.Bytes}
-	noted := ExtractOptions{Existing: ExistingRemoved, Note: func(path, note string) {
+	noted := extract.Options{Existing: extract.Remove, Note: func(path, note string) {
 		now.Notes = append(now.Notes, snapshot.Problem{Where: what + ": " + path, What: note})
 	}}
 	left, err := openLeftover(s.repo, dir)
@@ -394,7 +395,7 @@ func (s *stager) fill(ctx context.Context, j stageJob, dir string, content *snap
 	default:
 		tree = archive.OpenTreeNear(ctx, s.repo, now.Tree, near.source())
 	}
-	_, err = Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &s.fetched}}, dir, noted)
+	_, err = extract.Tree(ctx, meteredTree{tree, counted{m.reader(tree, what), &s.fetched}}, dir, noted)
 	if err := errors.Join(err, tree.Close()); err != nil {
 		return now, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // openStage finds what is staged of the system, if the options say where. A stage that cannot be used now makes
@@ -60,7 +61,7 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, near 
 		err = r.finishRoot(ctx, j.volume.Content.Records, dir)
 	} else {
 		tree := archive.OpenUpdate(ctx, r.repo, staged.Tree, j.volume.Content.Records, near.source())
-		read, err = r.extractTree(ctx, tree, dir, ExtractOptions{Existing: ExistingRemoved}, what, m)
+		read, err = r.extractTree(ctx, tree, dir, extract.Options{Existing: extract.Remove}, what, m)
 	}
 	if err != nil {
 		return false, err
@@ -79,7 +80,7 @@ func (r *restorer) takeStage(ctx context.Context, j volumeJob, dir string, near 
 func (r *restorer) finishRoot(ctx context.Context, tree chunkstore.Stream, dir string) error {
 	for root, err := range archive.Records(ctx, r.repo, tree) {
 		if err == nil {
-			_, err = Extract(ctx, &oneRecord{root: root}, dir, ExtractOptions{Existing: ExistingKept})
+			_, err = extract.Tree(ctx, &oneRecord{root: root}, dir, extract.Options{Existing: extract.Keep})
 		}
 		return err
 	}
@@ -166,7 +167,7 @@ func moveContent(from, to string) error {
 		return err
 	}
 	for i, n := range names {
-		if n.Name() == lostFound {
+		if n.Name() == extract.LostFound {
 			continue
 		}
 		if err := rename(filepath.Join(from, n.Name()), filepath.Join(to, n.Name())); err != nil {
@@ -179,7 +180,7 @@ func moveContent(from, to string) error {
 func moveBack(from, to string, names []os.DirEntry) error {
 	var errs []error
 	for _, n := range names {
-		if n.Name() != lostFound {
+		if n.Name() != extract.LostFound {
 			errs = append(errs, rename(filepath.Join(to, n.Name()), filepath.Join(from, n.Name())))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // fillers bounds how many trees are written at once.
@@ -127,7 +128,7 @@ func (r *restorer) fillDirectory(ctx context.Context, j volumeJob, dir string, n
 	forget := r.undo.add("path "+whole, func(context.Context) error { return os.RemoveAll(whole) })
 	taken, err := r.takeStage(ctx, j, whole, near, m)
 	if !taken && err == nil {
-		err = r.extract(ctx, j.volume.Content, whole, near, ExtractOptions{}, "volume "+j.name, m)
+		err = r.extract(ctx, j.volume.Content, whole, near, extract.Options{}, "volume "+j.name, m)
 	}
 	if err == nil && copied(j) {
 		err = os.WriteFile(filepath.Join(whole, ".hakobune-"+r.run), nil, 0o600)
@@ -159,13 +160,13 @@ func (r *restorer) where(dir string) string {
 func copied(j volumeJob) bool { return j.volume.Content.Entries <= 1 }
 
 // extract writes a tree of the snapshot into a directory of this host. What near has need not be fetched; it may be nil.
-func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, near *near, opts ExtractOptions, what string, m *meter) error {
+func (r *restorer) extract(ctx context.Context, content *snapshot.Archive, dir string, near *near, opts extract.Options, what string, m *meter) error {
 	_, err := r.extractTree(ctx, archive.OpenTreeNear(ctx, r.repo, content.Records, near.source()), dir, opts, what, m)
 	return err
 }
 
 // extractTree is extract of a tree that is open, which it closes. It returns how many bytes of content were read of it.
-func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, dir string, opts ExtractOptions, what string, m *meter) (int64, error) {
+func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, dir string, opts extract.Options, what string, m *meter) (int64, error) {
 	opts.Note = func(path, note string) {
 		where := what
 		if path != "" {
@@ -174,7 +175,7 @@ func (r *restorer) extractTree(ctx context.Context, tree *archive.TreeReader, di
 		r.res.note(where, note)
 	}
 	var read atomic.Int64
-	_, err := Extract(ctx, meteredTree{tree, counted{m.reader(tree, what), &read}}, dir, opts)
+	_, err := extract.Tree(ctx, meteredTree{tree, counted{m.reader(tree, what), &read}}, dir, opts)
 	r.fetched.Add(read.Load())
 	return read.Load(), errors.Join(err, tree.Close())
 }
@@ -202,7 +203,7 @@ func (r *restorer) clearCopies(ctx context.Context) error {
 		case c == nil:
 			err = r.journal.filled(KindVolume, j.name, dir)
 		default:
-			err = r.extract(ctx, c, dir, nil, ExtractOptions{Existing: ExistingRemoved}, "volume "+j.name, &meter{})
+			err = r.extract(ctx, c, dir, nil, extract.Options{Existing: extract.Remove}, "volume "+j.name, &meter{})
 		}
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", j.name, err)
@@ -250,7 +251,7 @@ func (r *restorer) writeBind(ctx context.Context, j bindJob, m *meter) error {
 		}
 		_, taken, err := r.takeStagedBind(ctx, j, j.path, nil, what, m)
 		if err == nil && !taken {
-			err = r.extract(ctx, j.bind.Content, j.path, nil, ExtractOptions{}, what, m)
+			err = r.extract(ctx, j.bind.Content, j.path, nil, extract.Options{}, what, m)
 		}
 		if err != nil {
 			return err
@@ -279,7 +280,7 @@ func (r *restorer) placeBind(ctx context.Context, j bindJob, near *near, what st
 		return err // the undo takes the content back
 	}
 	if err == nil && !taken {
-		err = r.extract(ctx, j.bind.Content, whole, near, ExtractOptions{}, what, m)
+		err = r.extract(ctx, j.bind.Content, whole, near, extract.Options{}, what, m)
 	}
 	from := whole
 	if j.bind.File {

@@ -50,10 +50,11 @@ var house = map[string][]string{
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
 	"importer": {
-		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
+		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot", module + "/importer/extract",
 		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
+	"importer/extract":  {module + "/chunkstore/archive", "golang.org/x/sys/unix"},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},
 	"importer/mount": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",

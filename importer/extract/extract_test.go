@@ -1,4 +1,4 @@
-package importer_test
+package extract_test
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/exporter"
-	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // needRoot passes a test over that only root can run.
@@ -63,12 +63,12 @@ func (s *tree) Next() (archive.Entry, error) {
 
 func (s *tree) Read(p []byte) (int, error) { return s.data.Read(p) }
 
-func extract(t testing.TB, nodes []node, dir string, opts importer.ExtractOptions) importer.ExtractStats {
+func fillDir(t testing.TB, nodes []node, dir string, opts extract.Options) extract.Stats {
 	t.Helper()
 	if opts.Note == nil {
 		opts.Note = func(path, what string) { t.Errorf("note: %q: %s", path, what) }
 	}
-	stats, err := importer.Extract(t.Context(), &tree{nodes: nodes}, dir, opts)
+	stats, err := extract.Tree(t.Context(), &tree{nodes: nodes}, dir, opts)
 	ok(t, err)
 	return stats
 }
@@ -184,15 +184,15 @@ func TestExtractFidelity(t *testing.T) {
 	needRoot(t)
 	want := sample()
 	first, second := filepath.Join(t.TempDir(), "made"), t.TempDir()
-	stats := extract(t, want, first, importer.ExtractOptions{})
+	stats := fillDir(t, want, first, extract.Options{})
 	got := capture(t, first, exporter.DirOptions{})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("extracted and walked (-want +got):\n%s", diff)
 	}
-	if wantStats := (importer.ExtractStats{Entries: int64(len(want)), Bytes: 1 + 3 + 4 + 2*block + 1 + 1<<20 + block}); stats != wantStats {
+	if wantStats := (extract.Stats{Entries: int64(len(want)), Bytes: 1 + 3 + 4 + 2*block + 1 + 1<<20 + block}); stats != wantStats {
 		t.Errorf("stats %+v, want %+v", stats, wantStats)
 	}
-	extract(t, got, second, importer.ExtractOptions{})
+	fillDir(t, got, second, extract.Options{})
 	if diff := cmp.Diff(want, capture(t, second, exporter.DirOptions{})); diff != "" {
 		t.Errorf("once more (-want +got):\n%s", diff)
 	}
@@ -207,10 +207,10 @@ func TestExtractFidelity(t *testing.T) {
 
 func TestExtractInline(t *testing.T) {
 	dir := t.TempDir()
-	extract(t, []node{
+	fillDir(t, []node{
 		dirNode(""),
 		{Entry: archive.Entry{Path: "f", Type: archive.File, Mode: 0o600, Size: 6, Inline: []byte("inline"), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}, Data: "not to be read"},
-	}, dir, importer.ExtractOptions{})
+	}, dir, extract.Options{})
 	if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "inline" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -247,7 +247,7 @@ func TestExtractDeep(t *testing.T) {
 		path = filepath.Dir(path)
 		nodes = append(nodes, fileNode(strings.TrimPrefix(path+"/", "./")+"z", "z"))
 	}
-	extract(t, nodes, dir, importer.ExtractOptions{})
+	fillDir(t, nodes, dir, extract.Options{})
 	if diff := cmp.Diff(nodes, capture(t, dir, exporter.DirOptions{})); diff != "" {
 		t.Error(diff)
 	}
@@ -273,8 +273,8 @@ func TestExtractOverlay(t *testing.T) {
 	evil := slices.Clone(want)
 	evil[2].Xattrs = append([]archive.Xattr{{Name: "trusted.overlay.redirect", Value: []byte("/emptied")}}, want[2].Xattrs...)
 	var notes []string
-	extract(t, evil, upper, importer.ExtractOptions{
-		Overlay: true, Existing: importer.ExistingRemoved,
+	fillDir(t, evil, upper, extract.Options{
+		Overlay: true, Existing: extract.Remove,
 		Note: func(path, what string) { notes = append(notes, path+": "+what) },
 	})
 	if diff := cmp.Diff([]string{"kept: attribute trusted.overlay.redirect is not restored: it is the overlay driver's"}, notes); diff != "" {
@@ -296,7 +296,7 @@ func TestExtractOverlay(t *testing.T) {
 
 	// In another directory a whiteout has no meaning, and neither has opaqueness.
 	notes = nil
-	extract(t, want, t.TempDir(), importer.ExtractOptions{Note: func(path, what string) { notes = append(notes, path) }})
+	fillDir(t, want, t.TempDir(), extract.Options{Note: func(path, what string) { notes = append(notes, path) }})
 	if diff := cmp.Diff([]string{"kept/gone"}, notes); diff != "" {
 		t.Error(diff)
 	}
@@ -313,15 +313,15 @@ func TestExtractExisting(t *testing.T) {
 	}
 	existing[2].Xattrs = []archive.Xattr{{Name: "system.posix_acl_default", Value: acl}, {Name: "user.old", Value: []byte("old")}}
 	for _, test := range []struct {
-		existing importer.Existing
+		existing extract.Existing
 		kept     []string
 	}{
-		{importer.ExistingKept, []string{"0", "a/!", "a/z", "a/z/f", "lost+found", "z"}},
-		{importer.ExistingRemoved, []string{"lost+found"}},
+		{extract.Keep, []string{"0", "a/!", "a/z", "a/z/f", "lost+found", "z"}},
+		{extract.Remove, []string{"lost+found"}},
 	} {
 		dir := t.TempDir()
-		extract(t, existing, dir, importer.ExtractOptions{})
-		extract(t, want, dir, importer.ExtractOptions{Existing: test.existing})
+		fillDir(t, existing, dir, extract.Options{})
+		fillDir(t, want, dir, extract.Options{Existing: test.existing})
 		all := slices.Clone(want)
 		for _, n := range existing {
 			if slices.Contains(test.kept, n.Path) {
@@ -338,8 +338,8 @@ func TestExtractExisting(t *testing.T) {
 		if diff := cmp.Diff(all, got); diff != "" {
 			t.Errorf("%v (-want +got):\n%s", test.existing, diff)
 		}
-		_, err := importer.Extract(t.Context(), &tree{nodes: want}, dir, importer.ExtractOptions{})
-		if !errors.Is(err, importer.ErrNotEmpty) {
+		_, err := extract.Tree(t.Context(), &tree{nodes: want}, dir, extract.Options{})
+		if !errors.Is(err, extract.ErrNotEmpty) {
 			t.Errorf("into what is not empty: %v", err)
 		}
 	}
@@ -355,7 +355,7 @@ func TestExtractKeepRoot(t *testing.T) {
 	ok(t, unix.Setxattr(dir, "user.mine", []byte("m"), 0))
 	root := dirNode("")
 	root.UID = 77
-	extract(t, []node{root, fileNode("f", "f")}, dir, importer.ExtractOptions{KeepRoot: true})
+	fillDir(t, []node{root, fileNode("f", "f")}, dir, extract.Options{KeepRoot: true})
 	got := capture(t, dir, exporter.DirOptions{})[0]
 	if got.Mode != 0o710 || got.UID != 0 || len(got.Xattrs) != 1 {
 		t.Errorf("the root became %+v", got)
@@ -367,9 +367,9 @@ func TestExtractFull(t *testing.T) {
 	dir := t.TempDir()
 	ok(t, unix.Mount("none", dir, "tmpfs", 0, "size=256k"))
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	_, err := importer.Extract(t.Context(), &tree{nodes: []node{
+	_, err := extract.Tree(t.Context(), &tree{nodes: []node{
 		dirNode(""), fileNode("a", "small"), fileNode("b", strings.Repeat("b", 1<<20)), fileNode("c", ""),
-	}}, dir, importer.ExtractOptions{})
+	}}, dir, extract.Options{})
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), `"b": write`) {
 		t.Errorf("no error of a full disk: %v", err)
 	}
@@ -382,7 +382,7 @@ func TestExtractFull(t *testing.T) {
 func TestExtractCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := importer.Extract(ctx, &tree{nodes: []node{dirNode("")}}, t.TempDir(), importer.ExtractOptions{})
+	_, err := extract.Tree(ctx, &tree{nodes: []node{dirNode("")}}, t.TempDir(), extract.Options{})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

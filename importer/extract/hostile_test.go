@@ -1,4 +1,4 @@
-package importer_test
+package extract_test
 
 import (
 	"encoding/binary"
@@ -20,7 +20,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/exporter"
-	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // TestExtractHostile extracts trees that want out of their directory, or make no sense.
@@ -79,7 +79,7 @@ func TestExtractHostile(t *testing.T) {
 		"unknown type":         {dirNode(""), unknown},
 		"file as device":       {dirNode(""), {Entry: archive.Entry{Path: "d", Type: 0}}},
 	} {
-		for _, existing := range []importer.Existing{importer.ExistingRefused, importer.ExistingKept, importer.ExistingRemoved} {
+		for _, existing := range []extract.Existing{extract.Refuse, extract.Keep, extract.Remove} {
 			t.Run(fmt.Sprint(name, existing), func(t *testing.T) {
 				top := t.TempDir()
 				dir, outside := filepath.Join(top, "dir"), filepath.Join(top, "outside")
@@ -87,7 +87,7 @@ func TestExtractHostile(t *testing.T) {
 				ok(t, os.MkdirAll(outside, 0o755))
 				ok(t, os.WriteFile(filepath.Join(outside, "file"), []byte("file"), 0o600))
 				before := capture(t, outside, exporter.DirOptions{})
-				_, err := importer.Extract(t.Context(), &tree{nodes: nodes}, dir, importer.ExtractOptions{Existing: existing})
+				_, err := extract.Tree(t.Context(), &tree{nodes: nodes}, dir, extract.Options{Existing: existing})
 				if err == nil {
 					t.Error("no error")
 				}
@@ -137,7 +137,7 @@ func TestExtractWithoutRoot(t *testing.T) {
 	var notes []string
 	var err error
 	asNobody(t, func() {
-		_, err = importer.Extract(t.Context(), &tree{nodes: sample()}, dir, importer.ExtractOptions{
+		_, err = extract.Tree(t.Context(), &tree{nodes: sample()}, dir, extract.Options{
 			Note: func(path, what string) {
 				what, _, _ = strings.Cut(what, " (first") // which is that does not matter
 				notes = append(notes, path+": "+what)
@@ -216,7 +216,7 @@ func TestExtractRaced(t *testing.T) {
 	}
 	runs, fine := 0, 0
 	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); runs++ {
-		if _, err := importer.Extract(t.Context(), &tree{nodes: nodes}, dir, importer.ExtractOptions{Existing: importer.Existing(1 + runs%2)}); err == nil {
+		if _, err := extract.Tree(t.Context(), &tree{nodes: nodes}, dir, extract.Options{Existing: extract.Existing(1 + runs%2)}); err == nil {
 			fine++
 		}
 	}
@@ -291,7 +291,7 @@ func FuzzExtract(f *testing.F) {
 		ok(t, os.Mkdir(outside, 0o755))
 		ok(t, os.WriteFile(filepath.Join(outside, "file"), []byte("file"), 0o600))
 		before := capture(t, outside, exporter.DirOptions{})
-		importer.Extract(t.Context(), &hostile{in}, dir, importer.ExtractOptions{Overlay: len(in)&1 != 0})
+		extract.Tree(t.Context(), &hostile{in}, dir, extract.Options{Overlay: len(in)&1 != 0})
 		if diff := cmp.Diff(before, capture(t, outside, exporter.DirOptions{})); diff != "" {
 			t.Error(diff)
 		}

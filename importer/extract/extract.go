@@ -1,4 +1,6 @@
-package importer
+// Package extract writes the tree of an archive into a directory: with all that its records say,
+// durably, and without touching anything outside, whatever they say.
+package extract
 
 import (
 	"context"
@@ -14,33 +16,33 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 )
 
-// TreeSource gives the records of a tree in Compare order, the root first, and in lockstep the
+// Source gives the records of a tree in Compare order, the root first, and in lockstep the
 // contents of its files.
-type TreeSource interface {
+type Source interface {
 	// Next returns the next record, io.EOF after the last one. What was not read of the content of
 	// the file before is skipped.
 	Next() (archive.Entry, error)
 	// Read reads the data of the file that Next returned: its data extents back to back, without
-	// the holes; io.EOF at their end. What is Inline is not read. A Kept file has none: with
-	// ExistingRemoved or ExistingKept its content is what the directory has there.
+	// the holes; io.EOF at their end. What is Inline is not read. A file that the record calls Kept
+	// has none: its content is what the directory has there, with Keep or Remove.
 	io.Reader
 }
 
-// Existing says what Extract does with what is in the directory already.
+// Existing says what Tree does with what is in the directory already.
 type Existing uint8
 
 // The ways to meet what exists.
 const (
-	ExistingRefused Existing = iota // the directory has to be empty, but for lost+found
-	ExistingKept                    // what the tree does not have stays, what it has is replaced
-	ExistingRemoved                 // afterwards there is what the tree has, and nothing else
+	Refuse Existing = iota // the directory has to be empty, but for lost+found
+	Keep                   // what the tree does not have stays, what it has is replaced
+	Remove                 // afterwards there is what the tree has, and nothing else
 )
 
 // ErrNotEmpty says that something is in a directory that was to be filled.
 var ErrNotEmpty = errors.New("the directory is not empty")
 
-// ExtractOptions are options of Extract. The zero value fills an empty directory with everything.
-type ExtractOptions struct {
+// Options are options of Tree. The zero value fills an empty directory with everything.
+type Options struct {
 	// Overlay says that the directory is the upper directory of an overlay that is not mounted, of
 	// a container that does not run: whiteouts and opaque directories are written as the overlay
 	// driver of Linux wants them.
@@ -55,14 +57,14 @@ type ExtractOptions struct {
 	Note func(path, what string)
 }
 
-// ExtractStats says what Extract did.
-type ExtractStats struct {
+// Stats says what Tree did.
+type Stats struct {
 	Entries int64 // nodes made
 	Bytes   int64 // of content written, without holes
 	Notes   int64 // things that could not be restored
 }
 
-// Extract writes a tree into a directory, which is made if it is not there: owners, modes (setuid
+// Tree writes a tree into a directory, which is made if it is not there: owners, modes (setuid
 // survives), extended attributes, times to the nanosecond, hard links, devices, FIFOs, sockets, and
 // holes as holes. When it returns nil, all of that is on disk. When it fails the directory is
 // incomplete, though no file in it has its name and half its content; which file it was that
@@ -75,7 +77,7 @@ type ExtractStats struct {
 //
 // Without root what only root can do is noted and left out; of a file whose owner could not be set,
 // the setuid and setgid bits are too.
-func Extract(ctx context.Context, tree TreeSource, dir string, opts ExtractOptions) (ExtractStats, error) {
+func Tree(ctx context.Context, tree Source, dir string, opts Options) (Stats, error) {
 	x := &extractor{opts: opts, tree: tree, buf: make([]byte, copyBuffer)}
 	err := x.open(dir)
 	if err == nil {
@@ -94,17 +96,17 @@ func Extract(ctx context.Context, tree TreeSource, dir string, opts ExtractOptio
 // copyBuffer is how much content is written at a time.
 const copyBuffer = 256 << 10
 
-// extractor is one run of Extract.
+// extractor is one run of Tree.
 type extractor struct {
-	opts  ExtractOptions
-	tree  TreeSource
+	opts  Options
+	tree  Source
 	root  int     // the directory
 	stack []level // directories being filled, from the root down; the last one is open
 	last  string  // path of the record before
 	none  map[string]bool
 	alien bool // owners cannot be set, which was noted
 	buf   []byte
-	stats ExtractStats
+	stats Stats
 }
 
 // level is a directory that is being filled. Its attributes are set when it is left, because
@@ -114,7 +116,7 @@ type level struct {
 	fd       int // -1: closed meanwhile, see openDirs
 	ino, dev uint64
 	there    bool     // it was there before
-	extra    []string // sorted names that were there and that no record has met yet, with ExistingRemoved
+	extra    []string // sorted names that were there and that no record has met yet, with Remove
 }
 
 // openDirs is how many directories are kept open. Those further up are opened again, from the one
@@ -131,18 +133,18 @@ func (x *extractor) open(dir string) error {
 		return err
 	}
 	x.root = fd
-	if x.opts.Existing != ExistingRefused {
+	if x.opts.Existing != Refuse {
 		return nil
 	}
 	names, err := listNames(fd)
-	if err == nil && len(names) > 0 && (len(names) > 1 || names[0] != lostFound) {
+	if err == nil && len(names) > 0 && (len(names) > 1 || names[0] != LostFound) {
 		err = ErrNotEmpty
 	}
 	return err
 }
 
-// lostFound is the directory that the tools of ext4 make in every root.
-const lostFound = "lost+found"
+// LostFound is the directory that the tools of ext4 make in every root.
+const LostFound = "lost+found"
 
 func (x *extractor) run(ctx context.Context) error {
 	for {

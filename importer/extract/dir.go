@@ -1,4 +1,4 @@
-package importer
+package extract
 
 import (
 	"errors"
@@ -71,12 +71,12 @@ func (x *extractor) meet(l *level) error {
 			return fmt.Errorf("default ACL: %w", err)
 		}
 	}
-	if x.opts.Existing != ExistingRemoved {
+	if x.opts.Existing != Remove {
 		return nil
 	}
 	names, err := listNames(l.fd)
 	if l.Path == "" {
-		names = slices.DeleteFunc(names, func(name string) bool { return name == lostFound })
+		names = slices.DeleteFunc(names, func(name string) bool { return name == LostFound })
 	}
 	l.extra = names
 	return err

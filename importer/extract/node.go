@@ -1,4 +1,4 @@
-package importer
+package extract
 
 import (
 	"context"
@@ -44,7 +44,7 @@ func (x *extractor) make(ctx context.Context, e *archive.Entry, name string) (bo
 // exists may be replaced.
 func (x *extractor) create(name string, mk func() error) error {
 	err := mk()
-	if err != unix.EEXIST || x.opts.Existing == ExistingRefused {
+	if err != unix.EEXIST || x.opts.Existing == Refuse {
 		return err
 	}
 	if err := x.remove(x.top().fd, name); err != nil {

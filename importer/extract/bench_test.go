@@ -1,4 +1,4 @@
-package importer_test
+package extract_test
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // BenchmarkExtract writes small files into memory: how fast a disk makes inodes is not our figure.
@@ -28,7 +28,7 @@ func BenchmarkExtract(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		dir := filepath.Join(top, fmt.Sprint(n))
-		_, err := importer.Extract(b.Context(), &tree{nodes: nodes}, dir, importer.ExtractOptions{})
+		_, err := extract.Tree(b.Context(), &tree{nodes: nodes}, dir, extract.Options{})
 		ok(b, err)
 		n++
 	}

@@ -1,4 +1,4 @@
-package importer_test
+package extract_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
 	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/exporter"
-	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/extract"
 )
 
 // store writes a tree to a repository.
@@ -46,7 +46,7 @@ func TestExtractRepository(t *testing.T) {
 	ok(t, err)
 
 	source := t.TempDir()
-	extract(t, sample(), source, importer.ExtractOptions{})
+	fillDir(t, sample(), source, extract.Options{})
 	time.Sleep(100 * time.Millisecond) // what has just changed is recorded as not to be trusted
 	local, err := exporter.OpenDir(source, exporter.DirOptions{})
 	ok(t, err)
@@ -70,7 +70,7 @@ func TestExtractRepository(t *testing.T) {
 	reader := archive.OpenTree(t.Context(), repo, stream)
 	defer reader.Close()
 	target := t.TempDir()
-	_, err = importer.Extract(t.Context(), reader, target, importer.ExtractOptions{Note: func(path, what string) { t.Errorf("note: %q: %s", path, what) }})
+	_, err = extract.Tree(t.Context(), reader, target, extract.Options{Note: func(path, what string) { t.Errorf("note: %q: %s", path, what) }})
 	ok(t, err)
 	if diff := cmp.Diff(sample(), capture(t, target, exporter.DirOptions{})); diff != "" {
 		t.Errorf("restored (-want +got):\n%s", diff)
