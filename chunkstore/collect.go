@@ -65,7 +65,7 @@ type CollectReport struct {
 	Fenced    []string // sessions that were given up for dead
 	Indexes   [2]int   // objects of the index before and after
 	Records   int      // of snapshots that were forgotten
-	Resealed  int      // outcomes, forget records and records that were sealed anew, in the newest key epoch
+	Resealed  int      // outcomes, forget records, records and put-only hosts that were sealed anew, in the newest key epoch
 	Problems  []error  // packs that could not be rewritten: they stay
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -98,7 +99,7 @@ func openHostAt(ctx context.Context, b Backend, credential *crypto.Credential, o
 }
 
 // stillHost returns an error if the credential is good for nothing any more. A put-only host must not open a key slot;
-// that the first one of a later epoch is there tells it that the keys were rotated.
+// that the first one of a later epoch is there tells it that the keys were rotated, however often.
 func (r *Repository) stillHost(ctx context.Context) error {
 	removed, err := r.isListed(ctx, hostName(r.host.Writer)+removedSuffix)
 	if err != nil {
@@ -107,18 +108,17 @@ func (r *Repository) stillHost(ctx context.Context) error {
 	if removed {
 		return fmt.Errorf("%s: %w", r.host.Name, ErrHostRemoved)
 	}
-	next := slotPrefix + slotID(r.keys, int(r.keys.Epoch())+1, "")
-	rotated, err := r.isListed(ctx, next)
+	rotated, err := laterEpoch(ctx, r.backend, r.keys)
 	if err == nil && rotated {
 		err = fmt.Errorf("%s: %w: %w: %w", r.host.Name, ErrHostRotated, crypto.ErrWrongKey, crypto.ErrRotated)
 	}
 	return err
 }
 
-// isListed reports whether an object is there, by a list: to look at it takes the permission to read it.
+// isListed reports whether an object is there, also if it was sealed anew, by a list: to look at it takes the permission to read it.
 func (r *Repository) isListed(ctx context.Context, name string) (found bool, err error) {
 	err = r.backend.List(ctx, name, func(i Info) error {
-		found = found || i.Name == name
+		found = found || hostFirst(i.Name) == name
 		return nil
 	})
 	return found, err
@@ -133,6 +133,14 @@ func (r *Repository) own(prefix string) string {
 }
 
 func hostName(w crypto.WriterID) string { return hostPrefix + w.String() }
+
+// hostFirst returns the name that an object was sealed under first, of what is on record of a put-only host.
+func hostFirst(name string) string {
+	if i := len(name) - len(resealedName("", 0)); i > 0 && strings.HasPrefix(name[i:], resealedMark) {
+		return name[:i]
+	}
+	return name
+}
 
 // AddHost adds a put-only host and returns its credential: whoever has that can add snapshots, as this host. It can be
 // had once; who has lost it adds another host. ErrHostExists: there is one of this name.
@@ -232,35 +240,56 @@ func removedAt(since, stored time.Time) time.Time {
 
 // Hosts returns the put-only hosts, in order of their writer ids, and why objects that say so cannot be read, by name. What
 // such an object says does not count.
-func (r *Repository) Hosts(ctx context.Context) ([]Host, map[string]error, error) {
+func (r *Repository) Hosts(ctx context.Context) (hosts []Host, bad map[string]error, err error) {
 	if r.host != nil {
 		return nil, nil, crypto.ErrPutOnly
 	}
-	var infos []Info
-	if err := r.backend.List(ctx, hostPrefix, func(i Info) error {
-		infos = append(infos, i)
-		return nil
-	}); err != nil {
-		return nil, nil, fmt.Errorf("list put-only hosts: %w", err)
+	for attempt := 1; ; attempt++ { // what is gone when it is read was sealed anew: then it lists again
+		hosts, bad, err = r.hostsOnce(ctx)
+		gone := func(err error) bool { return errors.Is(err, ErrNotExist) }
+		if err != nil || !slices.ContainsFunc(slices.Collect(maps.Values(bad)), gone) || attempt == loadAttempts {
+			return hosts, bad, err
+		}
 	}
-	bad, names := map[string]error{}, make([]string, len(infos))
+}
+
+func (r *Repository) hostsOnce(ctx context.Context) ([]Host, map[string]error, error) {
+	stored, err := r.hostObjects(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	var hosts []Host
-	for i, info := range infos {
-		names[i] = info.Name
-		text, err := r.hostText(ctx, info.Name)
-		if isPassing(ctx, err) {
-			return nil, nil, fmt.Errorf("object %s: %w", info.Name, err)
-		}
-		if err == nil {
-			err = takeHost(&hosts, info, text)
-		}
-		if err != nil {
-			r.cache.drop(info.Name)
-			bad[info.Name] = err
+	var names []string
+	bad := map[string]error{}
+	for _, s := range stored {
+		names = append(names, s.names()...)
+		taken := false
+		for _, info := range s.objects {
+			text, err := r.hostText(ctx, info.Name)
+			if isPassing(ctx, err) {
+				return nil, nil, fmt.Errorf("object %s: %w", info.Name, err)
+			}
+			if err == nil && !taken {
+				err = takeHost(&hosts, Info{Name: s.name, Modified: info.Modified}, text)
+				taken = err == nil
+			}
+			if err != nil {
+				r.cache.drop(info.Name)
+				bad[info.Name] = err
+			}
 		}
 	}
 	r.cache.keep(hostPrefix, names)
 	return hosts, bad, nil
+}
+
+// hostObjects lists what is on record of put-only hosts, in order of names: of each host comes first what says who it is.
+func (r *Repository) hostObjects(ctx context.Context) ([]sealings, error) {
+	all, err := r.listSealedAs(ctx, hostPrefix, hostFirst)
+	if err != nil {
+		return nil, fmt.Errorf("list put-only hosts: %w", err)
+	}
+	return all, nil
 }
 
 // isPassing tells whether an error says nothing of the object that was to be read.
@@ -274,6 +303,9 @@ func (r *Repository) hostText(ctx context.Context, name string) ([]byte, error) 
 		return nil, err
 	}
 	plain, err := r.keys.Open(crypto.TypeHost, name, object)
+	if first := hostFirst(name); err == nil && name != first {
+		err = sealedInItsEpoch(first, name, object)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/mem"
 	"github.com/hakobune-dr/hakobune/chunkstore/storetest"
@@ -387,6 +389,12 @@ func TestPutOnlyHostAfterRotation(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 	wantSnapshots(t, store, before, before, before)
+	rotate(t, store) // the slot that told of the first rotation is gone
+	for _, c := range []*crypto.Credential{c, renewed} {
+		if _, err := openHost(t.Context(), store, c); !errors.Is(err, crypto.ErrRotated) {
+			t.Errorf("after two rotations: %v", err)
+		}
+	}
 	r := reopen(t, store, chunkstore.Options{})
 	if _, _, err := r.AddHost(t.Context(), "db1", nil, false); !errors.Is(err, chunkstore.ErrHostExists) {
 		t.Errorf("twice: %v", err)
@@ -454,6 +462,64 @@ func TestRemovedHost(t *testing.T) {
 	collectNow(t, store)
 	again := addHost(t, store, "db1", false)
 	hostBackup(t, store, again, words(80, 1000))
+}
+
+// What is on record of hosts is the same after it was sealed anew, also from when on they were removed; and a host is told that it was.
+func TestHostsSealedAnew(t *testing.T) {
+	clock := time.Date(2026, 11, 1, 2, 0, 0, 0, time.UTC)
+	store := mem.New(mem.Options{Now: func() time.Time { clock = clock.Add(time.Second); return clock }})
+	newRepository(t, store, chunkstore.Options{})
+	c, stays := addHost(t, store, "db1", false), addHost(t, store, "db2", false)
+	hostBackup(t, store, c, words(78, 1000))
+	late, err := openHost(t.Context(), store, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reopen(t, store, chunkstore.Options{}).RemoveHost(t.Context(), "db1", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup(t.Context(), late, words(79, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	want, first := hostsOf(t, store), store.Clone()
+	for epoch := range 2 {
+		rotate(t, store)
+		if report, err := reencrypt(t.Context(), store, -1); err != nil || report.Resealed < 3 {
+			t.Fatalf("%v: %+v", err, report)
+		}
+		if diff := cmp.Diff(want, hostsOf(t, store)); diff != "" {
+			t.Errorf("epoch %d: %s", epoch+2, diff)
+		}
+		for _, name := range namesUnder(t, store, "h/") {
+			if crypto.ObjectEpoch(object(t, store, name)) != uint32(epoch+2) {
+				t.Errorf("%s is sealed in an old epoch", name)
+			}
+		}
+		if got := outcomes(t, reopen(t, store, chunkstore.Options{})); len(got) != 1 {
+			t.Errorf("%d snapshots, want that of before", len(got))
+		}
+		if _, err := openHost(t.Context(), store, c); !errors.Is(err, chunkstore.ErrHostRemoved) {
+			t.Errorf("the removed host: %v", err)
+		}
+		if _, err := openHost(t.Context(), store, stays); !errors.Is(err, crypto.ErrRotated) {
+			t.Errorf("the other one: %v", err)
+		}
+	}
+	// Of two objects either will do, and a check tells of the bad one.
+	removed := "h/" + c.Info().Writer.String() + "-removed"
+	replace(t, store, removed+"-e00000003", flipped(bytesOf(t, store, removed+"-e00000003")))
+	if _, bad, err := reopen(t, store, chunkstore.Options{}).Hosts(t.Context()); err != nil || len(bad) != 1 {
+		t.Fatal(err, bad)
+	}
+	if err := store.Put(t.Context(), removed, bytesOf(t, first, removed)); err != nil {
+		t.Fatal(err)
+	}
+	if hosts, bad, err := reopen(t, store, chunkstore.Options{}).Hosts(t.Context()); err != nil || len(bad) != 1 || hosts[0].Removed.IsZero() == hosts[1].Removed.IsZero() {
+		t.Error(hosts, bad, err)
+	}
+	if faults := check(t, reopen(t, store, chunkstore.Options{})).Faults; !slices.ContainsFunc(faults, func(f chunkstore.Fault) bool { return f.Object == removed+"-e00000003" }) {
+		t.Errorf("%+v", faults)
+	}
 }
 
 // In a bucket with locks whoever has stolen a put-only host's credentials for the store and puts what he likes over its

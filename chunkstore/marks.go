@@ -332,8 +332,11 @@ func (r *Repository) sign(t crypto.Type, name string, body []byte) ([]byte, erro
 
 // signedName returns the name that the signature in an object is of. What is sealed anew keeps its signature.
 func signedName(name string) string {
-	if strings.HasPrefix(name, forgetPrefix) {
+	switch {
+	case strings.HasPrefix(name, forgetPrefix):
 		return sealedFirst(name)
+	case strings.HasPrefix(name, hostPrefix):
+		return hostFirst(name)
 	}
 	return name
 }

@@ -177,7 +177,7 @@ func isObjectName(name string) bool {
 	if _, _, _, err := parseClaimName(name); err == nil {
 		return true
 	}
-	if w, ok := strings.CutPrefix(strings.TrimSuffix(name, removedSuffix), hostPrefix); ok {
+	if w, ok := strings.CutPrefix(strings.TrimSuffix(hostFirst(name), removedSuffix), hostPrefix); ok {
 		return parseHex(make([]byte, 8), w, "writer") == nil
 	}
 	for _, prefix := range []string{sessionPrefix, deltaPrefix, segmentPrefix, outcomePrefix, markPrefix, forgetPrefix, recordPrefix} {

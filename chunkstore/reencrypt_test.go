@@ -33,11 +33,11 @@ func reencrypt(ctx context.Context, b chunkstore.Backend, limit int64) (*chunkst
 	return r.Collect(ctx, o)
 }
 
-// oldObjects returns the names of packs, index objects, outcomes, forget records and records that are not sealed in that epoch.
+// oldObjects returns the names of packs, index objects, outcomes, forget records, records and put-only hosts that are not sealed in that epoch.
 func oldObjects(t testing.TB, b chunkstore.Backend, epoch uint32) (old []string) {
 	t.Helper()
 	for _, name := range names(t, b) {
-		if !slices.Contains([]string{"p/", "t/", "i/", "x/", "n/", "f/", "r/"}, name[:2]) {
+		if !slices.Contains([]string{"p/", "t/", "i/", "x/", "n/", "f/", "r/", "h/"}, name[:2]) {
 			continue
 		}
 		header, err := b.Get(t.Context(), name, 0, 64)
@@ -134,6 +134,8 @@ func TestReencryptLeaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host := addHost(t, store, "db1", false)
+	hostBackup(t, store, host, words(88, 1000))
 	rotate(t, store)
 	if _, err := reencrypt(t.Context(), store, -1); err != nil {
 		t.Fatal(err)
@@ -141,10 +143,18 @@ func TestReencryptLeaves(t *testing.T) {
 	left := map[string]int{}
 	for _, name := range names(t, store) {
 		if name != "config" && name[:2] != "k/" && crypto.ObjectEpoch(object(t, store, name)) == 1 {
-			left[name[:2]]++
+			what := name[:2]
+			if strings.HasPrefix(name[2:], host.Info().Writer.String()+"/") {
+				what += " of a put-only host"
+			}
+			left[what]++
 		}
 	}
-	if diff := cmp.Diff(map[string]int{"n/": 1, "o/": 1}, left); diff != "" {
+	want := map[string]int{"n/": 1, "o/": 1}
+	for _, prefix := range []string{"p/", "t/", "n/"} {
+		want[prefix+" of a put-only host"] = len(namesUnder(t, store, prefix+host.Info().Writer.String()))
+	}
+	if diff := cmp.Diff(want, left); diff != "" || want["p/ of a put-only host"] == 0 {
 		t.Errorf("sealed in the old epoch: %s", diff)
 	}
 	if err := early.Claim(t.Context(), "shop", 2, "thief"); err != nil {
@@ -405,11 +415,25 @@ func recordsOf(t *testing.T, from any) []chunkstore.Record {
 	return all
 }
 
-// rotated returns a store of an older epoch, of which some is forgotten, and with records.
+// hostsOf returns what is on record of put-only hosts.
+func hostsOf(t *testing.T, store chunkstore.Backend) []chunkstore.Host {
+	t.Helper()
+	hosts, bad, err := reopen(t, store, chunkstore.Options{}).Hosts(t.Context())
+	if err != nil || len(bad) > 0 {
+		t.Fatal(err, bad)
+	}
+	return hosts
+}
+
+// rotated returns a store of an older epoch, of which some is forgotten, with records, and a put-only host that was removed.
 func rotated(t *testing.T) (*mem.Store, [][]byte) {
 	store, contents := forgetful(t)
 	for _, system := range []string{"shop", "wiki"} {
 		addRecord(t, reopen(t, store, chunkstore.Options{}), "drill", map[string]string{"system": system})
+	}
+	addHost(t, store, "db1", false)
+	if _, err := reopen(t, store, chunkstore.Options{}).RemoveHost(t.Context(), "db1", time.Time{}); err != nil {
+		t.Fatal(err)
 	}
 	rotate(t, store)
 	return store, contents
@@ -418,10 +442,13 @@ func rotated(t *testing.T) (*mem.Store, [][]byte) {
 // reencrypted verifies what must hold after rewriting base ended somehow.
 func reencrypted(t *testing.T, base, store *mem.Store, contents [][]byte) {
 	t.Helper()
-	want := recordsOf(t, base)
-	if diff := cmp.Diff(want, recordsOf(t, store)); diff != "" {
-		t.Errorf("records: %s", diff)
+	want, hosts := recordsOf(t, base), hostsOf(t, base)
+	same := func() {
+		if diff := cmp.Diff(want, recordsOf(t, store)) + cmp.Diff(hosts, hostsOf(t, store)); diff != "" {
+			t.Errorf("records, hosts: %s", diff)
+		}
 	}
+	same()
 	wantSnapshots(t, store, contents...)
 	if _, err := reencrypt(t.Context(), store, -1); err != nil {
 		t.Fatalf("again: %v", err)
@@ -430,9 +457,7 @@ func reencrypted(t *testing.T, base, store *mem.Store, contents [][]byte) {
 		t.Errorf("sealed in the old epoch: %v", old)
 	}
 	wantSnapshots(t, store, contents...)
-	if diff := cmp.Diff(want, recordsOf(t, store)); diff != "" {
-		t.Errorf("records: %s", diff)
-	}
+	same()
 }
 
 func TestReencryptEveryCallFails(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 )
 
-// An outcome, forget record or record that is sealed anew, in a later key epoch, is another object: its name, and this
+// What is sealed anew in a later key epoch, but for packs and the index, is another object: its name, and this
 // with the epoch as 8 hex digits. So it sorts behind what it replaces, and a list that begins before it is there
 // and comes by after the old one has gone has it all the same.
 const resealedMark = "-e"
@@ -34,7 +34,7 @@ func sealedFirst(name string) string {
 	return first
 }
 
-// sealings are the objects that are stored of one outcome, forget record or record: what was sealed last comes first.
+// sealings are the objects that are stored of one outcome, forget record, record, or put-only host: what was sealed last comes first.
 type sealings struct {
 	name    string // that it was sealed under first
 	objects []Info
@@ -50,9 +50,14 @@ func (s sealings) names() []string {
 
 // listSealings lists them under a prefix, in order of their names.
 func (r *Repository) listSealings(ctx context.Context, prefix string) ([]sealings, error) {
+	return r.listSealedAs(ctx, prefix, sealedFirst)
+}
+
+// listSealedAs is listSealings where first tells the names that objects were sealed under first.
+func (r *Repository) listSealedAs(ctx context.Context, prefix string, first func(string) string) ([]sealings, error) {
 	var all []sealings
 	err := r.backend.List(ctx, prefix, func(i Info) error {
-		name := sealedFirst(i.Name)
+		name := first(i.Name)
 		if n := len(all); n == 0 || all[n-1].name != name {
 			all = append(all, sealings{name: name})
 		}
@@ -78,11 +83,19 @@ type resealedRecord struct {
 	Record  []byte    `json:"record"` // the plaintext that its writer sealed
 }
 
-// unwrap reads what the plaintext of an object that is sealed anew holds. The epoch in its name must be the one that it is sealed in:
-// whoever has older keys only could take the place of those that were sealed later.
-func (r *Repository) unwrap(t crypto.Type, name string, object, plain []byte, v any) error {
-	if name != resealedName(sealedFirst(name), crypto.ObjectEpoch(object)) {
+// sealedInItsEpoch returns an error unless an object is sealed in the epoch that its name has: whoever has older keys only could
+// take the place of those that were sealed later.
+func sealedInItsEpoch(first, name string, object []byte) error {
+	if name != resealedName(first, crypto.ObjectEpoch(object)) {
 		return fmt.Errorf("%w: sealed in key epoch %d", crypto.ErrDamaged, crypto.ObjectEpoch(object))
+	}
+	return nil
+}
+
+// unwrap reads what the plaintext of an object that is sealed anew holds.
+func (r *Repository) unwrap(t crypto.Type, name string, object, plain []byte, v any) error {
+	if err := sealedInItsEpoch(sealedFirst(name), name, object); err != nil {
+		return err
 	}
 	body, err := r.signed(t, sealedFirst(name), plain)
 	if err != nil {
@@ -100,7 +113,7 @@ func (r *Repository) wrap(t crypto.Type, name string, v any) ([]byte, error) {
 	return r.sign(t, name, body)
 }
 
-// reseal seals snapshots' outcomes, forget records and records of old key epochs anew. The new object is there, and was read back,
+// reseal seals snapshots' outcomes, forget records, records, and put-only hosts of old key epochs anew. The new object is there, and was read back,
 // before the old one is deleted. What is damaged stays: check tells. Outcomes of aborted sessions hold nothing
 // and stay too. Of a locked repository everything stays: it could not be deleted.
 func (c *collector) reseal(ctx context.Context) error {
@@ -126,6 +139,10 @@ func (c *collector) reseal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	hosts, err := c.r.hostObjects(ctx)
+	if err != nil {
+		return err
+	}
 	var count atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -143,6 +160,7 @@ func (c *collector) reseal(ctx context.Context) error {
 	each(outcomes, crypto.TypeOutcome, c.outcomeText)
 	each(forgets, crypto.TypeForget, c.forgetText)
 	each(records, crypto.TypeRecord, c.recordText)
+	each(hosts, crypto.TypeHost, c.hostText)
 	err = g.Wait()
 	c.report.Resealed = int(count.Load())
 	if err != nil {
@@ -201,6 +219,32 @@ func (c *collector) recordText(ctx context.Context, s sealings) ([]byte, error) 
 		return nil, errStays
 	}
 	return c.r.wrap(crypto.TypeRecord, s.name, resealedRecord{Version: 1, Stored: record.Modified.UTC(), Record: plain})
+}
+
+// hostText returns the plaintext of what is on record of a put-only host for its next object. From when on it is removed is told by that
+// itself then, and not by the time of the object.
+func (c *collector) hostText(ctx context.Context, s sealings) ([]byte, error) {
+	text, err := c.r.hostText(ctx, s.objects[0].Name)
+	if isPassing(ctx, err) {
+		return nil, err
+	}
+	if err == nil && strings.HasSuffix(s.name, removedSuffix) {
+		text, err = datedRemoval(text, s.objects[0].Modified)
+	}
+	if err != nil {
+		return nil, errStays
+	}
+	return c.r.sign(crypto.TypeHost, s.name, text)
+}
+
+// datedRemoval returns the text of a removal that was stored at that time, with the time from when on it counts.
+func datedRemoval(text []byte, stored time.Time) ([]byte, error) {
+	var record removal
+	if err := unmarshalVersioned(text, &record); err != nil {
+		return nil, err
+	}
+	record.Since = removedAt(record.Since, stored).UTC()
+	return json.Marshal(record)
 }
 
 // resealOne puts the object of the newest epoch, unless it is there, and deletes the others when every list shows

@@ -37,7 +37,7 @@ the index, what lists of snapshots show, what was forgotten, and records of dril
 It works as hakobune prune does: what a running backup may rely on goes later, and what could not be
 done yet --resume does, without another epoch. Without hurry, prune --max-reencrypt does the same
 little by little. Claims, which say to which site a system belongs, stay sealed as they were, and so
-does all that is locked.
+do what put-only hosts have stored and all that is locked.
 
 It may be killed at any moment: the same command again ends what the first one began. Backups that
 run go on. A second place made by hakobune sync has the old slots until sync --delete has run.`,
