@@ -14,6 +14,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // ComposeOptions are options of Compose.
@@ -83,7 +84,7 @@ func (w *composer) note(where, format string, args ...any) {
 }
 
 // composeName makes a name that Compose takes for projects, networks and volumes.
-func composeName(s string) string { return strings.ReplaceAll(sanitize(s), ".", "-") }
+func composeName(s string) string { return strings.ReplaceAll(registry.Component(s), ".", "-") }
 
 // nameServices gives each container the name of its service; of several replicas each one its own.
 func (w *composer) nameServices() {
@@ -157,7 +158,7 @@ func (w *composer) service(c *snapshot.Container) error {
 		s.Image = changesRef(w.snap.Summary, c.Name)
 	}
 	if w.o.Registry != "" {
-		s.Image = w.o.Registry + "/" + sanitize(w.snap.System.Name) + "/" + sanitize(c.Name) + ":" + shortID(w.snap.ID)
+		s.Image = w.o.Registry + "/" + registry.Component(w.snap.System.Name) + "/" + registry.Component(c.Name) + ":" + shortID(w.snap.ID)
 	}
 	w.process(&s, c, &in)
 	w.limits(&s, &in)

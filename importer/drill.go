@@ -3,7 +3,6 @@ package importer
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +25,9 @@ type DrillEngine interface {
 
 // KindDrill is the kind of the records that drills leave in the repository; their bodies are DrillRecords.
 const KindDrill = "drill"
+
+// errPushed says that a snapshot is of no system that could run.
+var errPushed = errors.New("it is an image that was pushed, of which nothing runs; restore gives it to an engine, registry serve to all")
 
 // DrillOptions of a drill. Dir and Host are needed.
 type DrillOptions struct {
@@ -107,7 +109,7 @@ func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snap
 	if _, err := CleanDrills(ctx, e, o.Dir, o.Host); err != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, err)
 	}
-	d := &driller{engine: e, o: o, id: hex.EncodeToString(randomBytes(4)), record: record}
+	d := &driller{engine: e, o: o, id: newID(), record: record}
 	var err error
 	if d.note, err = newDrillNote(o.Dir, d.id, e.Facts()); err != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, err)

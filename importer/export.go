@@ -10,6 +10,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // ErrNoChanges says that a snapshot holds no changes of a container: its image can be exported
@@ -73,6 +74,23 @@ func ExportImage(ctx context.Context, repo *chunkstore.Repository, snap *snapsho
 		return nil, fmt.Errorf("export container %s: %w", c.Name, err)
 	}
 	return result, nil
+}
+
+// ContainerImages makes the images that registry.Server serves of containers: each as ExportImage makes it, as it was where
+// a snapshot holds no changes. They are spooled in tempDir as unlinked files; empty: os.TempDir.
+func ContainerImages(repo *chunkstore.Repository, tempDir string) registry.Builder {
+	return func(ctx context.Context, snap *snapshot.Snapshot, container string) (*registry.Image, func() error, error) {
+		c, img, err := findExport(&snap.System, container)
+		if err != nil {
+			return nil, nil, err
+		}
+		layers := &layerStore{repo: repo, domain: snap.System.Domain, fetched: new(atomic.Int64)}
+		oci, _, err := exportImage(ctx, layers, snap, c, img, ExportOptions{Base: c.Changes == nil, TempDir: tempDir})
+		if err != nil {
+			return nil, nil, errors.Join(err, layers.close())
+		}
+		return oci.served(layers.open), layers.close, nil
+	}
 }
 
 func findExport(sys *snapshot.System, name string) (*snapshot.Container, snapshot.Image, error) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // pullFrom is how many bytes of layers make a pull worth its while. Below, a load is done before a
@@ -226,15 +227,15 @@ func (r *restorer) pull(ctx context.Context, all []incoming) (answered bool, err
 	if err != nil {
 		return false, fmt.Errorf("serve images: %w", err)
 	}
-	images := make(map[string]*ociImage)
+	images, open := make(map[string]*registry.Image), r.metered(all)
 	for _, in := range all {
-		images[shortDigest(in.oci.image.Config)] = in.oci
+		images[shortDigest(in.oci.image.Config)] = in.oci.served(open)
 	}
-	reg := newRegistry(images, r.metered(all), l, r.run)
-	defer func() { err = errors.Join(err, reg.close()) }()
+	reg := registry.NewLoopback(l, r.run, images)
+	defer func() { err = errors.Join(err, reg.Close()) }()
 	refs := make([]string, len(all))
 	for i, in := range all {
-		refs[i] = reg.ref(shortDigest(in.oci.image.Config))
+		refs[i] = reg.Ref(shortDigest(in.oci.image.Config))
 	}
 	forget, err := r.forMoment(ctx, refs)
 	if err != nil {
@@ -243,7 +244,7 @@ func (r *restorer) pull(ctx context.Context, all []incoming) (answered bool, err
 	defer forget()
 	for _, ref := range refs {
 		if err := r.engine.Pull(ctx, ref); err != nil {
-			return reg.asked.Load(), err
+			return reg.Asked(), err
 		}
 	}
 	return true, r.accept(ctx, all, refs)

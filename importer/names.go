@@ -1,14 +1,14 @@
 package importer
 
 import (
-	"crypto/sha256"
+	"crypto/rand"
 	"encoding/hex"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // Labels that say to which system a thing belongs: their value changes with Options.As.
@@ -71,36 +71,24 @@ func changesRef(s snapshot.Summary, container string) string {
 		name = strings.TrimLeft(rest, "-_.")
 	}
 	if name == "" {
-		return "hakobune/" + sanitize(s.System) + ":" + shortID(s.ID)
+		return "hakobune/" + registry.Component(s.System) + ":" + shortID(s.ID)
 	}
-	return "hakobune/" + sanitize(s.System+"-"+name) + ":" + shortID(s.ID)
+	return "hakobune/" + registry.Component(s.System+"-"+name) + ":" + shortID(s.ID)
 }
 
 // keptRef names an image that none of its own references can name on the target.
 func keptRef(s snapshot.Summary, img snapshot.Image) string {
 	_, hex, _ := strings.Cut(img.Config, ":")
-	return "hakobune/" + sanitize(s.System+"-image") + ":" + hex[:min(12, len(hex))]
+	return "hakobune/" + registry.Component(s.System+"-image") + ":" + hex[:min(12, len(hex))]
 }
 
 func shortID(id string) string { return id[:min(8, len(id))] }
 
-var (
-	notInComponent = regexp.MustCompile(`[^a-z0-9._-]`)
-	separators     = regexp.MustCompile(`[._-]{2,}`)
-)
-
-// sanitize makes s a component of an image name. A name that had to change ends in a hash of what
-// it was, so that Web and web stay apart.
-func sanitize(s string) string {
-	const most = 120
-	out := notInComponent.ReplaceAllString(strings.ToLower(s), "-")
-	out = separators.ReplaceAllString(out, "-")
-	out = strings.Trim(out[:min(most, len(out))], "._-")
-	if out == s {
-		return out
-	}
-	sum := sha256.Sum256([]byte(s))
-	return strings.TrimLeft(out+"-"+hex.EncodeToString(sum[:3]), "-")
+// newID names one run of a restore or a drill.
+func newID() string {
+	b := make([]byte, 4)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
 }
 
 // fullReference writes an image reference as registries and containerd do: "nginx" is

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // errImage says that a snapshot's description of an image contradicts itself.
@@ -74,6 +75,14 @@ func (o *ociImage) descriptor() ocispec.Descriptor {
 		Digest:    o.manifestDigest,
 		Size:      int64(len(o.manifest)),
 		Platform:  &p,
+	}
+}
+
+// served is the image for a registry, which opens its layers by open.
+func (o *ociImage) served(open openLayer) *registry.Image {
+	return &registry.Image{
+		Config: o.config, ConfigDigest: o.configDigest, Manifest: o.manifest, ManifestDigest: o.manifestDigest,
+		Layers: o.image.Layers, Open: open,
 	}
 }
 

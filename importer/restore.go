@@ -2,7 +2,6 @@ package importer
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -77,7 +76,7 @@ func newRestorer(repo *chunkstore.Repository, snap *snapshot.Snapshot, e Engine,
 	r := &restorer{
 		repo: repo, engine: e, snap: snap, opts: o,
 		res:     &Result{Started: time.Now()},
-		run:     hex.EncodeToString(randomBytes(4)),
+		run:     newID(),
 		images:  make(map[string]string),
 		named:   make(map[string]string),
 		lost:    make(map[string][]archive.Lost),

@@ -16,17 +16,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 	"github.com/hakobune-dr/hakobune/internal/docker"
 	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
 )
 
 // served stores a snapshot in its repository and returns a server of it, with the snapshot's id.
-func served(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot) (*importer.ImageServer, string) {
+func served(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot) (*registry.Server, string) {
 	t.Helper()
 	s, err := repo.Begin(t.Context(), chunkstore.BeginOptions{Host: "home"})
 	ok(t, err)
@@ -34,7 +38,7 @@ func served(t *testing.T, repo *chunkstore.Repository, snap *snapshot.Snapshot) 
 		snap.Summary.Containers = append(snap.Summary.Containers, c.Name)
 	}
 	ok(t, snapshot.Commit(t.Context(), s, snap))
-	server := importer.NewImageServer(repo, importer.ImageServerOptions{TempDir: t.TempDir()})
+	server := registry.New(repo, importer.ContainerImages(repo, t.TempDir()), registry.Options{})
 	t.Cleanup(func() { ok(t, server.Close()) })
 	return server, snap.ID
 }
@@ -219,32 +223,91 @@ func TestServeToEngine(t *testing.T) {
 	}
 }
 
+// takingPushes is a server that stores what is pushed in a repository of its own.
+func takingPushes(t *testing.T) (*chunkstore.Repository, *registry.Server) {
+	t.Helper()
+	b := newBuilder(t)
+	ok(t, b.session.Abort(t.Context()))
+	server := registry.New(b.repo, importer.ContainerImages(b.repo, ""), registry.Options{TempDir: t.TempDir(), Writable: true, Host: "pusher"})
+	t.Cleanup(func() { ok(t, server.Close()) })
+	return b.repo, server
+}
+
+// newest loads the newest snapshot.
+func newest(t *testing.T, repo *chunkstore.Repository) *snapshot.Snapshot {
+	t.Helper()
+	cat, err := snapshot.ReadCatalog(t.Context(), repo)
+	ok(t, err)
+	ok(t, repo.LoadIndex(t.Context()))
+	snap, err := cat.Load(t.Context(), cat.Snapshots[0])
+	ok(t, err)
+	return snap
+}
+
+// A restore gives the engine an image that was pushed.
+func TestRestorePushed(t *testing.T) {
+	needRoot(t)
+	repo, handler := takingPushes(t)
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	img, err := random.Image(3000, 3)
+	ok(t, err)
+	img, err = mutate.ConfigFile(img, platformed(t, img))
+	ok(t, err)
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/team/app:v2")
+	ok(t, err)
+	ok(t, remote.Write(ref, img))
+	f := newFake(t)
+	_, err = importer.Restore(t.Context(), repo, newest(t, repo), f, quick)
+	ok(t, err)
+	id, err := img.ConfigName()
+	ok(t, err)
+	if got := f.state(t); got != fmt.Sprintf("tag team/app:v2 %s\nimage %s\n", id, id) {
+		t.Errorf("the engine has\n%s", got)
+	}
+}
+
+// platformed is the config of an image, which says where it runs.
+func platformed(t *testing.T, img v1.Image) *v1.ConfigFile {
+	t.Helper()
+	file, err := img.ConfigFile()
+	ok(t, err)
+	file = file.DeepCopy()
+	file.OS, file.Architecture = "linux", "amd64"
+	return file
+}
+
 // A real engine pushes an image, and another server has it as a restore wants it.
 func TestPushFromEngine(t *testing.T) {
 	needRoot(t)
 	h := dockertest.Engines(t)[0]
-	image, repo := dockertest.Busybox(t, h), emptyRepository(t)
-	handler := importer.NewImageServer(repo, importer.ImageServerOptions{TempDir: t.TempDir(), Writable: true, Host: "pusher"})
+	image := dockertest.Busybox(t, h)
+	repo, handler := takingPushes(t)
 	l := listenBeside(t, h)
 	server := &http.Server{Handler: handler}
 	go func() { _ = server.Serve(l) }() // ends with Close
-	t.Cleanup(func() {
-		server.Close()
-		ok(t, handler.Close())
-	})
+	t.Cleanup(func() { server.Close() })
 	dockertest.Push(t, h, image, l.Addr().String()+"/tiny/box:v1")
-	g := newTarget(t, repo)
-	got, err := remote.Image(g.ref("tiny/box:v1"))
+	other := registry.New(repo, importer.ContainerImages(repo, ""), registry.Options{})
+	t.Cleanup(func() { ok(t, other.Close()) })
+	beside := httptest.NewServer(other)
+	defer beside.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(beside.URL, "http://") + "/tiny/box:v1")
+	ok(t, err)
+	got, err := remote.Image(ref)
 	ok(t, err)
 	ok(t, readImage(got))
-	snap, err := g.catalog().Load(t.Context(), g.catalog().Snapshots[0])
-	ok(t, err)
+	snap := newest(t, repo)
 	id, err := got.ConfigName()
 	ok(t, err)
 	if list := snap.System.Images; len(list) != 1 || list[0].Config != id.String() || len(snap.System.Notes) > 0 {
 		t.Errorf("images %v, notes %v; want %s", list, snap.System.Notes, id)
 	}
-	g.whole()
+	report, err := repo.Check(t.Context(), chunkstore.CheckOptions{Walk: importer.Refs(repo), Data: chunkstore.Everything})
+	ok(t, err)
+	if len(report.Faults) > 0 {
+		t.Errorf("check: %v", report.Faults)
+	}
 }
 
 // listenBeside listens on the loopback interface of an engine: those of tests live in network namespaces of their own.

@@ -50,12 +50,17 @@ var house = map[string][]string{
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
 	"importer": {
-		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot", module + "/importer/extract",
-		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
+		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
+		module + "/importer/extract", module + "/importer/registry",
+		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
 	"importer/extract":  {module + "/chunkstore/archive", "golang.org/x/sys/unix"},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},
+	"importer/registry": {
+		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
+		"github.com/google/go-containerregistry", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
+	},
 	"importer/mount": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
 		"github.com/hanwen/go-fuse/v2", "golang.org/x/sync", "golang.org/x/sys/unix",

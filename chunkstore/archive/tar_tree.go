@@ -45,7 +45,7 @@ type TarTreeOptions struct {
 // blocks of zeros: engines are known to end a tar early without an error. Of several entries of one
 // name the last one counts. Close must be called.
 func NewTarTree(r io.Reader, o TarTreeOptions) (*TarTree, error) {
-	f, err := unnamedFile(o.Dir)
+	f, err := UnnamedFile(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +60,8 @@ func NewTarTree(r io.Reader, o TarTreeOptions) (*TarTree, error) {
 	return &TarTree{file: f, nodes: p.nodes}, nil
 }
 
-// unnamedFile opens a file that goes away with the process.
-func unnamedFile(dir string) (*os.File, error) {
+// UnnamedFile opens a file in a directory, os.TempDir if that is empty, that has no name and goes away with the process.
+func UnnamedFile(dir string) (*os.File, error) {
 	dir = cmp.Or(dir, os.TempDir())
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if err == nil {
@@ -69,10 +69,10 @@ func unnamedFile(dir string) (*os.File, error) {
 	}
 	f, err = os.CreateTemp(dir, ".hakobune-*") // a file system that cannot do the former
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("temporary file: %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(fmt.Errorf("temporary file: %w", err), f.Close())
 	}
 	return f, nil
 }

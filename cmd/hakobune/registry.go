@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 func (p *program) registryCommand() *cli.Command {
@@ -79,7 +80,7 @@ func (p *program) registryServe(c *cli.Context) error {
 	if config != nil {
 		l = tls.NewListener(l, config)
 	}
-	images := importer.NewImageServer(repo, importer.ImageServerOptions{
+	images := registry.New(repo, importer.ContainerImages(repo, ""), registry.Options{
 		TempDir: os.TempDir(), Log: p.logger(c), Writable: c.Bool("writable"), Host: hostName(), Program: "hakobune " + version(),
 	})
 	server := &http.Server{Handler: users.guard(images), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}

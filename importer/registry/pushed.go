@@ -1,4 +1,4 @@
-package importer
+package registry
 
 import (
 	"context"
@@ -21,9 +21,6 @@ import (
 // restore of shop must never find an image that somebody pushed as shop.
 const pushedSystem = "pushed/"
 
-// errPushed says that a snapshot is of no system that could run.
-var errPushed = errors.New("it is an image that was pushed, of which nothing runs; restore gives it to an engine, registry serve to all")
-
 // knownPushes is how many descriptions of pushed images a server remembers.
 const knownPushes = 1000
 
@@ -35,7 +32,7 @@ func pushedAs(cat *snapshot.Catalog, name string) []snapshot.Summary {
 }
 
 // pushes iterates over what was pushed by a name, newest first. An error comes last.
-func (s *ImageServer) pushes(ctx context.Context, name string) iter.Seq2[*snapshot.Snapshot, error] {
+func (s *Server) pushes(ctx context.Context, name string) iter.Seq2[*snapshot.Snapshot, error] {
 	return func(yield func(*snapshot.Snapshot, error) bool) {
 		cat, err := snapshot.ReadCatalog(ctx, s.repo)
 		if err != nil {
@@ -52,7 +49,7 @@ func (s *ImageServer) pushes(ctx context.Context, name string) iter.Seq2[*snapsh
 }
 
 // pushedImage loads a snapshot, or has it already.
-func (s *ImageServer) pushedImage(ctx context.Context, cat *snapshot.Catalog, sum snapshot.Summary) (*snapshot.Snapshot, error) {
+func (s *Server) pushedImage(ctx context.Context, cat *snapshot.Catalog, sum snapshot.Summary) (*snapshot.Snapshot, error) {
 	s.mu.Lock()
 	snap := s.pushed[sum.ID]
 	s.mu.Unlock()
@@ -77,7 +74,7 @@ func (s *ImageServer) pushedImage(ctx context.Context, cat *snapshot.Catalog, su
 
 // pushedManifest finds what was pushed by a name: by tag what was pushed so last, by the first 8 digits of its snapshot's id
 // or more, or by a digest. errNoImage: nothing was.
-func (s *ImageServer) pushedManifest(ctx context.Context, name, ref string) (snapshot.Manifest, error) {
+func (s *Server) pushedManifest(ctx context.Context, name, ref string) (snapshot.Manifest, error) {
 	want, byDigest := parseDigest(ref)
 	if byDigest {
 		for snap, err := range s.pushes(ctx, name) {
@@ -118,7 +115,7 @@ func parseDigest(ref string) (digest.Digest, bool) {
 }
 
 // pushedBlob finds a blob of what was pushed by a name. errNoImage: it has none such.
-func (s *ImageServer) pushedBlob(ctx context.Context, name, ref string) (snapshot.Blob, error) {
+func (s *Server) pushedBlob(ctx context.Context, name, ref string) (snapshot.Blob, error) {
 	if b, ok := s.rememberedBlob(name, ref); ok {
 		return b, nil // a pull asks for many, of which the manifest has just been read
 	}
@@ -141,7 +138,7 @@ func blobOf(snap *snapshot.Snapshot, ref string) (snapshot.Blob, bool) {
 	return snap.System.Blobs[i], true
 }
 
-func (s *ImageServer) rememberedBlob(name, ref string) (snapshot.Blob, bool) {
+func (s *Server) rememberedBlob(name, ref string) (snapshot.Blob, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, snap := range s.pushed {
@@ -153,7 +150,7 @@ func (s *ImageServer) rememberedBlob(name, ref string) (snapshot.Blob, bool) {
 }
 
 // servePushedManifest serves a manifest of an image that was pushed, and reports whether there is one.
-func (s *ImageServer) servePushedManifest(w http.ResponseWriter, req *http.Request, name, ref string) (bool, error) {
+func (s *Server) servePushedManifest(w http.ResponseWriter, req *http.Request, name, ref string) (bool, error) {
 	m, err := s.pushedManifest(req.Context(), name, ref)
 	if errors.Is(err, errNoImage) {
 		return false, nil
@@ -167,7 +164,7 @@ func (s *ImageServer) servePushedManifest(w http.ResponseWriter, req *http.Reque
 }
 
 // servePushedBlob serves a blob of an image that was pushed, and reports whether there is one.
-func (s *ImageServer) servePushedBlob(w http.ResponseWriter, req *http.Request, name, ref string) (bool, error) {
+func (s *Server) servePushedBlob(w http.ResponseWriter, req *http.Request, name, ref string) (bool, error) {
 	b, ok := snapshot.Blob{}, false
 	if s.uploads != nil {
 		b, ok = s.uploads.blob(name, ref)
@@ -202,9 +199,9 @@ type manifestHead struct {
 }
 
 // referrers lists what was pushed by a name and says of itself that it is about a digest: signatures, lists of contents.
-func (s *ImageServer) referrers(w http.ResponseWriter, req *http.Request, name, ref string) {
+func (s *Server) referrers(w http.ResponseWriter, req *http.Request, name, ref string) {
 	if _, ok := parseDigest(ref); !ok {
-		registryError(w, http.StatusBadRequest, "DIGEST_INVALID")
+		answerError(w, http.StatusBadRequest, "DIGEST_INVALID")
 		return
 	}
 	kind := req.URL.Query().Get("artifactType")

@@ -1,4 +1,4 @@
-package importer_test
+package registry_test
 
 import (
 	"net/http/httptest"
@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
 // TestConformance has the OCI's own program ask what a registry must answer: one that takes pushes, and one that does not.
@@ -32,7 +33,7 @@ func TestConformance(t *testing.T) {
 	ok(t, err)
 	m, err := img.Manifest()
 	ok(t, err)
-	reader := importer.NewImageServer(g.repo, importer.ImageServerOptions{TempDir: t.TempDir()})
+	reader := registry.New(g.repo, importer.ContainerImages(g.repo, ""), registry.Options{})
 	readOnly := httptest.NewServer(reader)
 	t.Cleanup(func() {
 		readOnly.Close()

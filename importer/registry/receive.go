@@ -1,4 +1,4 @@
-package importer
+package registry
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ var (
 )
 
 // receive answers what belongs to a push, and reports whether the request does.
-func (s *ImageServer) receive(w http.ResponseWriter, req *http.Request, r route) bool {
+func (s *Server) receive(w http.ResponseWriter, req *http.Request, r route) bool {
 	var handle func(http.ResponseWriter, *http.Request, route) error
 	switch {
 	case s.uploads == nil:
@@ -55,17 +55,17 @@ func (s *ImageServer) receive(w http.ResponseWriter, req *http.Request, r route)
 }
 
 // refuse answers with an error. What the client is not to blame for goes to the log.
-func (s *ImageServer) refuse(w http.ResponseWriter, req *http.Request, err error) {
+func (s *Server) refuse(w http.ResponseWriter, req *http.Request, err error) {
 	if no := (*refusal)(nil); errors.As(err, &no) {
 		no.answer(w)
 		return
 	}
 	s.log.Warn("a push failed", "path", req.URL.Path, "error", err)
-	registryError(w, http.StatusInternalServerError, "UNKNOWN")
+	answerError(w, http.StatusInternalServerError, "UNKNOWN")
 }
 
 // beginUpload begins an upload, unless the blob can be had from another image, or comes with this request.
-func (s *ImageServer) beginUpload(w http.ResponseWriter, req *http.Request, r route) error {
+func (s *Server) beginUpload(w http.ResponseWriter, req *http.Request, r route) error {
 	if len(r.name) > 255 || !imageNames.MatchString(r.name) {
 		return refuse(http.StatusBadRequest, "NAME_INVALID", "%q is no name of an image", r.name)
 	}
@@ -93,7 +93,7 @@ func (s *ImageServer) beginUpload(w http.ResponseWriter, req *http.Request, r ro
 }
 
 // mountBlob finds a blob in another image, or in the same.
-func (s *ImageServer) mountBlob(req *http.Request, name, ref, from string) (bool, error) {
+func (s *Server) mountBlob(req *http.Request, name, ref, from string) (bool, error) {
 	if from == "" {
 		from = name
 	}
@@ -118,7 +118,7 @@ func blobCreated(w http.ResponseWriter, name, ref string) {
 }
 
 // receiveWhole takes a blob in one request.
-func (s *ImageServer) receiveWhole(w http.ResponseWriter, req *http.Request, name string) error {
+func (s *Server) receiveWhole(w http.ResponseWriter, req *http.Request, name string) error {
 	id, up, err := s.uploads.begin(name)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func uploadState(w http.ResponseWriter, name, id string, size int64) {
 	w.Header().Set("Range", fmt.Sprintf("0-%d", max(0, size-1)))
 }
 
-func (s *ImageServer) continueUpload(w http.ResponseWriter, req *http.Request, r route) error {
+func (s *Server) continueUpload(w http.ResponseWriter, req *http.Request, r route) error {
 	up, err := s.uploads.find(r.name, r.ref)
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (s *ImageServer) continueUpload(w http.ResponseWriter, req *http.Request, r
 }
 
 // append adds what a request brings to an upload, and says how far that is. An upload for which there is no room ends.
-func (s *ImageServer) append(w http.ResponseWriter, req *http.Request, r route, up *upload) error {
+func (s *Server) append(w http.ResponseWriter, req *http.Request, r route, up *upload) error {
 	err := up.append(req.Body, req.Header.Get("Content-Range"))
 	if errors.Is(err, errSpool) {
 		s.uploads.cancel(r.ref, up)
@@ -160,7 +160,7 @@ func (s *ImageServer) append(w http.ResponseWriter, req *http.Request, r route, 
 	return err
 }
 
-func (s *ImageServer) showUpload(w http.ResponseWriter, _ *http.Request, r route) error {
+func (s *Server) showUpload(w http.ResponseWriter, _ *http.Request, r route) error {
 	up, err := s.uploads.find(r.name, r.ref)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (s *ImageServer) showUpload(w http.ResponseWriter, _ *http.Request, r route
 	return nil
 }
 
-func (s *ImageServer) cancelUpload(w http.ResponseWriter, _ *http.Request, r route) error {
+func (s *Server) cancelUpload(w http.ResponseWriter, _ *http.Request, r route) error {
 	up, err := s.uploads.find(r.name, r.ref)
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func (s *ImageServer) cancelUpload(w http.ResponseWriter, _ *http.Request, r rou
 	return nil
 }
 
-func (s *ImageServer) finishUpload(w http.ResponseWriter, req *http.Request, r route) error {
+func (s *Server) finishUpload(w http.ResponseWriter, req *http.Request, r route) error {
 	up, err := s.uploads.find(r.name, r.ref)
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (s *ImageServer) finishUpload(w http.ResponseWriter, req *http.Request, r r
 }
 
 // complete takes the rest of an upload and makes a blob of it.
-func (s *ImageServer) complete(w http.ResponseWriter, req *http.Request, r route, up *upload) error {
+func (s *Server) complete(w http.ResponseWriter, req *http.Request, r route, up *upload) error {
 	want, ok := parseDigest(req.URL.Query().Get("digest"))
 	if !ok {
 		return refuse(http.StatusBadRequest, "DIGEST_INVALID", "%q is no digest that can be verified", req.URL.Query().Get("digest"))
@@ -205,7 +205,7 @@ func (s *ImageServer) complete(w http.ResponseWriter, req *http.Request, r route
 }
 
 // putManifest stores an image whose blobs have come, as a snapshot.
-func (s *ImageServer) putManifest(w http.ResponseWriter, req *http.Request, r route) error {
+func (s *Server) putManifest(w http.ResponseWriter, req *http.Request, r route) error {
 	if len(r.name) > 255 || !imageNames.MatchString(r.name) {
 		return refuse(http.StatusBadRequest, "NAME_INVALID", "%q is no name of an image", r.name)
 	}

@@ -1,8 +1,10 @@
-package importer
+// Package registry is an OCI registry over a repository of snapshots: Server for everybody who can reach it, which gives
+// containers as images and takes images that are pushed, and Loopback for the engine of this host alone while a restore
+// runs. The protocol is that of the OCI distribution specification 1.1.
+package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,7 +30,7 @@ const builtImages = 16
 // searchedImages is how many snapshots of a name are made images of to find one by its digest.
 const searchedImages = 64
 
-// ImageServer is an OCI registry of all snapshots of a repository: the image SYSTEM/CONTAINER:SNAPSHOT is
+// Server is an OCI registry of all snapshots of a repository: the image SYSTEM/CONTAINER:SNAPSHOT is
 // that of a container, by its name or Compose service, with its changes on top; the very one that a restore would
 // make. The tag is the first 8 digits of the snapshot's id, or more, or a tag of the snapshot, or "latest". Names are
 // written as image names must be: in lower-case letters, digits and -, _ and dots.
@@ -41,9 +42,9 @@ const searchedImages = 64
 // Layers are served as they are, uncompressed. A manifest that is asked for by its digest is looked for in the newest 64
 // snapshots of the name: the nodes of a swarm pull so, and this server may be another one than told the digest. A blob is
 // known once its manifest was asked for. Close gives the temporary files back.
-type ImageServer struct {
+type Server struct {
 	repo          *chunkstore.Repository
-	tempDir       string
+	build         Builder
 	log           *slog.Logger
 	host, program string
 	uploads       *uploads // nil: nothing can be pushed
@@ -59,24 +60,24 @@ type ImageServer struct {
 type builtImage struct {
 	name     string // SYSTEM/CONTAINER as it was asked for
 	snapshot string // id
-	oci      *ociImage
-	layers   *layerStore
-	using    sync.RWMutex // held for reading while layers are
+	*Image
+	free  func() error
+	using sync.RWMutex // held for reading while layers are
 }
 
-// ImageServerOptions are options of NewImageServer. The zero value serves what is there.
-type ImageServerOptions struct {
-	TempDir  string       // where containers' changes and uploads are spooled, as unlinked files; empty: os.TempDir
+// Options are options of New. The zero value serves what is there.
+type Options struct {
+	TempDir  string       // where uploads are spooled, as unlinked files; empty: os.TempDir
 	Log      *slog.Logger // nil: nothing is logged
 	Writable bool         // images can be pushed
 	Host     string       // of snapshots of pushed images
 	Program  string       // the same: name and version
 }
 
-// NewImageServer returns a server; its requests may run concurrently.
-func NewImageServer(repo *chunkstore.Repository, o ImageServerOptions) *ImageServer {
-	s := &ImageServer{
-		repo: repo, tempDir: o.TempDir, log: o.Log, host: o.Host, program: o.Program,
+// New returns a server; its requests may run concurrently.
+func New(repo *chunkstore.Repository, build Builder, o Options) *Server {
+	s := &Server{
+		repo: repo, build: build, log: o.Log, host: o.Host, program: o.Program,
 		digests: map[[2]string]digest.Digest{}, pushed: map[string]*snapshot.Snapshot{},
 	}
 	if s.log == nil {
@@ -88,10 +89,10 @@ func NewImageServer(repo *chunkstore.Repository, o ImageServerOptions) *ImageSer
 	return s
 }
 
-var _ http.Handler = (*ImageServer)(nil)
+var _ http.Handler = (*Server)(nil)
 
 // Close gives the space of temporary files back. Nothing may be served any more.
-func (s *ImageServer) Close() error {
+func (s *Server) Close() error {
 	if s.uploads != nil {
 		s.uploads.close()
 	}
@@ -99,7 +100,7 @@ func (s *ImageServer) Close() error {
 	defer s.mu.Unlock()
 	var errs []error
 	for _, b := range s.built {
-		errs = append(errs, b.layers.close())
+		errs = append(errs, b.free())
 	}
 	s.built = nil
 	return errors.Join(errs...)
@@ -136,13 +137,13 @@ func parseRoute(path string) route {
 }
 
 // ServeHTTP answers as the OCI distribution specification says.
-func (s *ImageServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	r := parseRoute(req.URL.Path)
 	switch reads := req.Method == http.MethodGet || req.Method == http.MethodHead; {
 	case s.receive(w, req, r):
 	case !reads:
-		registryError(w, http.StatusMethodNotAllowed, "UNSUPPORTED")
+		answerError(w, http.StatusMethodNotAllowed, "UNSUPPORTED")
 	case r.what == "base":
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}")
@@ -157,21 +158,21 @@ func (s *ImageServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case r.what == "referrers":
 		s.referrers(w, req, r.name, r.ref)
 	default:
-		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
+		answerError(w, http.StatusNotFound, "NAME_UNKNOWN")
 	}
 }
 
 // fail tells the log why something cannot be served; the client learns only that.
-func (s *ImageServer) fail(w http.ResponseWriter, req *http.Request, err error) {
+func (s *Server) fail(w http.ResponseWriter, req *http.Request, err error) {
 	s.log.Warn("an image cannot be served", "path", req.URL.Path, "error", err)
-	registryError(w, http.StatusInternalServerError, "UNKNOWN")
+	answerError(w, http.StatusInternalServerError, "UNKNOWN")
 }
 
 // snapshotsOf lists the snapshots that have a container of the name, newest first; strays are none.
 func snapshotsOf(cat *snapshot.Catalog, name string) []snapshot.Summary {
 	system, container, _ := strings.Cut(name, "/")
 	return slices.DeleteFunc(slices.Clone(cat.Snapshots), func(s snapshot.Summary) bool {
-		return s.Pushed != nil || sanitize(s.System) != system || container == "" || strings.Contains(container, "/")
+		return s.Pushed != nil || Component(s.System) != system || container == "" || strings.Contains(container, "/")
 	})
 }
 
@@ -179,7 +180,7 @@ func snapshotsOf(cat *snapshot.Catalog, name string) []snapshot.Summary {
 var errNoImage = errors.New("no such image")
 
 // image returns the image of a name and a tag.
-func (s *ImageServer) image(ctx context.Context, name, tag string) (*builtImage, error) {
+func (s *Server) image(ctx context.Context, name, tag string) (*builtImage, error) {
 	cat, err := snapshot.ReadCatalog(ctx, s.repo)
 	if err != nil {
 		return nil, err
@@ -196,9 +197,9 @@ func (s *ImageServer) image(ctx context.Context, name, tag string) (*builtImage,
 }
 
 // byDigest returns the image of a name whose manifest has a digest.
-func (s *ImageServer) byDigest(ctx context.Context, name, want string) (*builtImage, error) {
+func (s *Server) byDigest(ctx context.Context, name, want string) (*builtImage, error) {
 	all := s.known(name)
-	if i := slices.IndexFunc(all, func(b *builtImage) bool { return b.oci.manifestDigest.String() == want }); i >= 0 {
+	if i := slices.IndexFunc(all, func(b *builtImage) bool { return b.ManifestDigest.String() == want }); i >= 0 {
 		return all[i], nil
 	}
 	cat, err := snapshot.ReadCatalog(ctx, s.repo)
@@ -215,7 +216,7 @@ func (s *ImageServer) byDigest(ctx context.Context, name, want string) (*builtIm
 		case errors.Is(err, errNoImage):
 		case err != nil:
 			return nil, err
-		case b.oci.manifestDigest.String() == want:
+		case b.ManifestDigest.String() == want:
 			return b, nil
 		}
 	}
@@ -223,14 +224,14 @@ func (s *ImageServer) byDigest(ctx context.Context, name, want string) (*builtIm
 }
 
 // digestOf returns the digest of an image that was built before, empty if none was.
-func (s *ImageServer) digestOf(name, id string) string {
+func (s *Server) digestOf(name, id string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.digests[[2]string{name, id}].String()
 }
 
 // imageOf returns the image of a name in a snapshot.
-func (s *ImageServer) imageOf(ctx context.Context, cat *snapshot.Catalog, sum snapshot.Summary, name string) (*builtImage, error) {
+func (s *Server) imageOf(ctx context.Context, cat *snapshot.Catalog, sum snapshot.Summary, name string) (*builtImage, error) {
 	s.building.Lock()
 	defer s.building.Unlock()
 	if b := s.use(name, sum.ID); b != nil {
@@ -243,13 +244,13 @@ func (s *ImageServer) imageOf(ctx context.Context, cat *snapshot.Catalog, sum sn
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.build(ctx, snap, name)
+	b, err := s.containerImage(ctx, snap, name)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.digests[[2]string{name, sum.ID}] = b.oci.manifestDigest
+	s.digests[[2]string{name, sum.ID}] = b.ManifestDigest
 	if s.built = append(s.built, b); len(s.built) > builtImages {
 		go s.built[0].drop(s.log)
 		s.built = slices.Delete(s.built, 0, 1)
@@ -258,7 +259,7 @@ func (s *ImageServer) imageOf(ctx context.Context, cat *snapshot.Catalog, sum sn
 }
 
 // use returns an image that was built before, nil if there is none, and remembers that it was used.
-func (s *ImageServer) use(name, id string) *builtImage {
+func (s *Server) use(name, id string) *builtImage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.built, func(b *builtImage) bool { return b.name == name && b.snapshot == id })
@@ -270,23 +271,18 @@ func (s *ImageServer) use(name, id string) *builtImage {
 	return b
 }
 
-// build makes the image of a container.
-func (s *ImageServer) build(ctx context.Context, snap *snapshot.Snapshot, name string) (*builtImage, error) {
+// containerImage makes the image of a container.
+func (s *Server) containerImage(ctx context.Context, snap *snapshot.Snapshot, name string) (*builtImage, error) {
 	_, container, _ := strings.Cut(name, "/")
 	for _, c := range snap.System.Containers {
-		if sanitize(c.Name) != container && c.Service != container {
+		if Component(c.Name) != container && c.Service != container {
 			continue
 		}
-		found, img, err := findExport(&snap.System, c.Name)
+		img, free, err := s.build(ctx, snap, c.Name)
 		if err != nil {
 			return nil, err
 		}
-		b := &builtImage{name: name, snapshot: snap.ID, layers: &layerStore{repo: s.repo, domain: snap.System.Domain, fetched: new(atomic.Int64)}}
-		b.oci, _, err = exportImage(ctx, b.layers, snap, found, img, ExportOptions{Base: found.Changes == nil, TempDir: s.tempDir})
-		if err != nil {
-			return nil, errors.Join(err, b.layers.close())
-		}
-		return b, nil
+		return &builtImage{name: name, snapshot: snap.ID, Image: img, free: free}, nil
 	}
 	return nil, errNoImage
 }
@@ -295,13 +291,13 @@ func (s *ImageServer) build(ctx context.Context, snap *snapshot.Snapshot, name s
 func (b *builtImage) drop(log *slog.Logger) {
 	b.using.Lock()
 	defer b.using.Unlock()
-	if err := b.layers.close(); err != nil {
+	if err := b.free(); err != nil {
 		log.Warn("a temporary file", "error", err)
 	}
 }
 
 // known returns the images of a name that were asked for, newest use first.
-func (s *ImageServer) known(name string) []*builtImage {
+func (s *Server) known(name string) []*builtImage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []*builtImage
@@ -313,7 +309,7 @@ func (s *ImageServer) known(name string) []*builtImage {
 	return all
 }
 
-func (s *ImageServer) manifest(w http.ResponseWriter, req *http.Request, name, ref string) {
+func (s *Server) manifest(w http.ResponseWriter, req *http.Request, name, ref string) {
 	if served, err := s.servePushedManifest(w, req, name, ref); err != nil {
 		s.fail(w, req, err)
 		return
@@ -327,17 +323,17 @@ func (s *ImageServer) manifest(w http.ResponseWriter, req *http.Request, name, r
 	b, err := find(req.Context(), name, ref)
 	switch {
 	case errors.Is(err, errNoImage):
-		registryError(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
+		answerError(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
 		return
 	case err != nil:
 		s.fail(w, req, err)
 		return
 	}
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-	serveBytes(w, req, b.oci.manifestDigest, b.oci.manifest)
+	serveBytes(w, req, b.ManifestDigest, b.Manifest)
 }
 
-func (s *ImageServer) blob(w http.ResponseWriter, req *http.Request, name, ref string) {
+func (s *Server) blob(w http.ResponseWriter, req *http.Request, name, ref string) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	for _, b := range s.known(name) {
 		if b.serve(w, req, ref) {
@@ -360,11 +356,11 @@ func (s *ImageServer) blob(w http.ResponseWriter, req *http.Request, name, ref s
 			return
 		}
 	}
-	registryError(w, http.StatusNotFound, "BLOB_UNKNOWN")
+	answerError(w, http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 // builtBefore returns the images of a name that were asked for and are no longer remembered: somebody may be pulling one.
-func (s *ImageServer) builtBefore(ctx context.Context, name string) ([]*builtImage, error) {
+func (s *Server) builtBefore(ctx context.Context, name string) ([]*builtImage, error) {
 	s.mu.Lock()
 	lost := map[string]bool{} // ids of snapshots
 	for key := range s.digests {
@@ -401,11 +397,11 @@ func (b *builtImage) serve(w http.ResponseWriter, req *http.Request, ref string)
 		return false
 	}
 	defer b.using.RUnlock()
-	return serveBlob(w, req, b.oci, b.layers.open, ref)
+	return serveBlob(w, req, b.Image, ref)
 }
 
 // tags lists the tags of an image: of a container's the snapshots that have it, and their tags.
-func (s *ImageServer) tags(w http.ResponseWriter, req *http.Request, name string) {
+func (s *Server) tags(w http.ResponseWriter, req *http.Request, name string) {
 	cat, err := snapshot.ReadCatalog(req.Context(), s.repo)
 	if err != nil {
 		s.fail(w, req, err)
@@ -423,7 +419,7 @@ func (s *ImageServer) tags(w http.ResponseWriter, req *http.Request, name string
 		tags = append(tags, one.Tags...)
 	}
 	if len(list)+len(pushed) == 0 {
-		registryError(w, http.StatusNotFound, "NAME_UNKNOWN")
+		answerError(w, http.StatusNotFound, "NAME_UNKNOWN")
 		return
 	}
 	tags = slices.DeleteFunc(tags, func(t string) bool { return !imageTags.MatchString(t) })
@@ -453,7 +449,7 @@ func page(w http.ResponseWriter, req *http.Request, list []string) []string {
 }
 
 // catalog lists all names.
-func (s *ImageServer) catalog(w http.ResponseWriter, req *http.Request) {
+func (s *Server) catalog(w http.ResponseWriter, req *http.Request) {
 	cat, err := snapshot.ReadCatalog(req.Context(), s.repo)
 	if err != nil {
 		s.fail(w, req, err)
@@ -465,14 +461,9 @@ func (s *ImageServer) catalog(w http.ResponseWriter, req *http.Request) {
 			names = append(names, one.Pushed.Name)
 		}
 		for _, c := range one.Containers {
-			names = append(names, sanitize(one.System)+"/"+sanitize(c))
+			names = append(names, Component(one.System)+"/"+Component(c))
 		}
 	}
 	slices.Sort(names)
 	answerJSON(w, map[string]any{"repositories": page(w, req, slices.Compact(names))})
-}
-
-func answerJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // the client has gone
 }

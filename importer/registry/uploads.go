@@ -1,4 +1,4 @@
-package importer
+package registry
 
 import (
 	"errors"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/hakobune-dr/hakobune/chunkstore/archive"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 )
 
@@ -66,11 +67,11 @@ func newUploads(dir string) *uploads {
 
 // begin begins an upload and returns its id.
 func (u *uploads) begin(name string) (string, *upload, error) {
-	f, err := unlinkedFile(u.dir)
+	f, err := archive.UnnamedFile(u.dir)
 	if err != nil {
 		return "", nil, err
 	}
-	id := fmt.Sprintf("%x", randomBytes(16))
+	id := randomHex()
 	up := &upload{name: name, file: f}
 	up.timer = time.AfterFunc(uploadIdle, func() { u.cancel(id, up) })
 	u.mu.Lock()

@@ -1,4 +1,4 @@
-package importer
+package registry
 
 import (
 	"bufio"
@@ -40,7 +40,7 @@ type arrival struct {
 }
 
 // store stores what was pushed as a snapshot, unless it is there by these names already, and says which digest it is about.
-func (s *ImageServer) store(ctx context.Context, name string, tags []string, m snapshot.Manifest) (subject string, err error) {
+func (s *Server) store(ctx context.Context, name string, tags []string, m snapshot.Manifest) (subject string, err error) {
 	cat, err := snapshot.ReadCatalog(ctx, s.repo)
 	if err != nil {
 		return "", err
@@ -74,7 +74,7 @@ func (s *ImageServer) store(ctx context.Context, name string, tags []string, m s
 }
 
 // arrived gives the space of blobs back that are stored.
-func (s *ImageServer) arrived(a *arrival) {
+func (s *Server) arrived(a *arrival) {
 	for _, b := range a.blobs {
 		s.uploads.drop(blobKey{a.name, b.Digest})
 	}
@@ -107,7 +107,7 @@ func stored(cat *snapshot.Catalog, a *arrival) bool {
 }
 
 // gather finds all that a manifest refers to. What lacks is a refusal.
-func (s *ImageServer) gather(ctx context.Context, a *arrival, m snapshot.Manifest) error {
+func (s *Server) gather(ctx context.Context, a *arrival, m snapshot.Manifest) error {
 	head, err := parseManifest(m)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func elsewhere(d ocispec.Descriptor) bool {
 	return strings.Contains(d.MediaType, "nondistributable") || strings.Contains(d.MediaType, ".foreign.")
 }
 
-func (s *ImageServer) gatherBlob(ctx context.Context, a *arrival, d ocispec.Descriptor) error {
+func (s *Server) gatherBlob(ctx context.Context, a *arrival, d ocispec.Descriptor) error {
 	ref := d.Digest.String()
 	if slices.ContainsFunc(a.blobs, func(b snapshot.Blob) bool { return b.Digest == ref }) {
 		return nil
@@ -202,7 +202,7 @@ func (s *ImageServer) gatherBlob(ctx context.Context, a *arrival, d ocispec.Desc
 }
 
 // describe describes the snapshot.
-func (s *ImageServer) describe(cat *snapshot.Catalog, a *arrival) *snapshot.Snapshot {
+func (s *Server) describe(cat *snapshot.Catalog, a *arrival) *snapshot.Snapshot {
 	now := time.Now()
 	snap := &snapshot.Snapshot{
 		Summary: snapshot.Summary{
@@ -222,7 +222,7 @@ func (s *ImageServer) describe(cat *snapshot.Catalog, a *arrival) *snapshot.Snap
 
 // fill saves everything in a session: blobs as they came, and the layers of images as they are without compression, as those
 // of backups are, so that each is stored once and a restore finds them.
-func (s *ImageServer) fill(ctx context.Context, session *chunkstore.Session, a *arrival, snap *snapshot.Snapshot) error {
+func (s *Server) fill(ctx context.Context, session *chunkstore.Session, a *arrival, snap *snapshot.Snapshot) error {
 	for _, b := range a.blobs {
 		snap.Stats.Bytes += b.Size
 		if _, known, err := archive.HasLayer(ctx, session, b.Stored()); known || err != nil {
@@ -246,7 +246,7 @@ func (s *ImageServer) fill(ctx context.Context, session *chunkstore.Session, a *
 }
 
 // saveBlob saves a blob, or what unpack makes of it, under the name of a layer.
-func (s *ImageServer) saveBlob(ctx context.Context, session *chunkstore.Session, name string, b snapshot.Blob, layer string, unpack func(io.Reader) (io.ReadCloser, error)) (int64, error) {
+func (s *Server) saveBlob(ctx context.Context, session *chunkstore.Session, name string, b snapshot.Blob, layer string, unpack func(io.Reader) (io.ReadCloser, error)) (int64, error) {
 	r, err := s.openBlob(ctx, name, b)
 	if err != nil {
 		return 0, err
@@ -269,7 +269,7 @@ func saveUnpacked(ctx context.Context, session *chunkstore.Session, r io.Reader,
 }
 
 // openBlob opens a blob that has come, or is stored.
-func (s *ImageServer) openBlob(ctx context.Context, name string, b snapshot.Blob) (io.ReadCloser, error) {
+func (s *Server) openBlob(ctx context.Context, name string, b snapshot.Blob) (io.ReadCloser, error) {
 	if s.uploads != nil {
 		if r := s.uploads.reader(name, b.Digest); r != nil {
 			return r, nil
@@ -286,7 +286,7 @@ var errNotImage = errors.New("no image that an engine could load")
 
 // fillImage saves the layers of an image without compression, and describes the image as those of backups are. What is no
 // image, or contradicts itself, can be pulled as it was pushed, and only that: it is noted.
-func (s *ImageServer) fillImage(ctx context.Context, session *chunkstore.Session, a *arrival, head manifestHead, snap *snapshot.Snapshot) error {
+func (s *Server) fillImage(ctx context.Context, session *chunkstore.Session, a *arrival, head manifestHead, snap *snapshot.Snapshot) error {
 	img, err := s.unpackImage(ctx, session, a, head)
 	other := (*archive.DigestError)(nil)
 	if errors.Is(err, errNotImage) || errors.As(err, &other) {
@@ -304,7 +304,7 @@ func (s *ImageServer) fillImage(ctx context.Context, session *chunkstore.Session
 	return nil
 }
 
-func (s *ImageServer) unpackImage(ctx context.Context, session *chunkstore.Session, a *arrival, head manifestHead) (img snapshot.Image, err error) {
+func (s *Server) unpackImage(ctx context.Context, session *chunkstore.Session, a *arrival, head manifestHead) (img snapshot.Image, err error) {
 	if head.Config.MediaType != ocispec.MediaTypeImageConfig && head.Config.MediaType != dockerConfigType || head.Config.Size > maxManifest {
 		return img, fmt.Errorf("%w: its config is of the type %s", errNotImage, head.Config.MediaType)
 	}
@@ -334,7 +334,7 @@ func (s *ImageServer) unpackImage(ctx context.Context, session *chunkstore.Sessi
 }
 
 // readBlob reads a small blob.
-func (s *ImageServer) readBlob(ctx context.Context, a *arrival, d ocispec.Descriptor) ([]byte, error) {
+func (s *Server) readBlob(ctx context.Context, a *arrival, d ocispec.Descriptor) ([]byte, error) {
 	r, err := s.openBlob(ctx, a.name, a.blob(d))
 	if err != nil {
 		return nil, err
@@ -353,7 +353,7 @@ func (a *arrival) blob(d ocispec.Descriptor) snapshot.Blob {
 }
 
 // unpackLayer saves a layer without compression.
-func (s *ImageServer) unpackLayer(ctx context.Context, session *chunkstore.Session, a *arrival, d ocispec.Descriptor, diffID digest.Digest) (l snapshot.Layer, err error) {
+func (s *Server) unpackLayer(ctx context.Context, session *chunkstore.Session, a *arrival, d ocispec.Descriptor, diffID digest.Digest) (l snapshot.Layer, err error) {
 	b := a.blob(d)
 	if b.Digest == "" || diffID.Validate() != nil || diffID.Algorithm() != digest.Canonical {
 		return l, fmt.Errorf("%w: layer %s is elsewhere, or named by %q", errNotImage, d.Digest, diffID)
