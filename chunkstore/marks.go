@@ -57,12 +57,19 @@ var ErrMarks = errors.New("a mark of a collection cannot be read")
 
 // marks reads all marks, by name. One that is gone when it is read was carried out long ago. One that cannot
 // be read is ErrMarks: whoever deletes must know them all. But in a locked repository none of ours can come to be
-// damaged: what is damaged there was put by somebody who has no keys, and locked, and is passed over.
+// damaged, and none is of a later key epoch before that has begun: such a one was put by somebody who has no keys, and locked, and
+// is passed over. What says to be of a newer version may be.
 func (r *Repository) marks(ctx context.Context) (map[string]*mark, error) {
 	all, bad, err := r.readableMarks(ctx)
-	maps.DeleteFunc(bad, func(name string, err error) bool { return r.locker != nil && isDamage(err) && r.passOver(name, err) })
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		return nil, fmt.Errorf("%w: object %s: %w", ErrMarks, name, bad[name])
+		junk, slotErr := r.mayBeJunk(ctx, bad[name])
+		if slotErr != nil {
+			return nil, slotErr
+		}
+		if !junk || errors.Is(bad[name], crypto.ErrNewer) {
+			return nil, fmt.Errorf("%w: object %s: %w", ErrMarks, name, bad[name])
+		}
+		r.passOver(name, bad[name])
 	}
 	return all, err
 }
@@ -191,12 +198,11 @@ func (r *Repository) mayBeJunk(ctx context.Context, why error) (bool, error) {
 	return !later, err
 }
 
-// passOver tells once that an object is passed over, and returns true.
-func (r *Repository) passOver(name string, err error) bool {
+// passOver tells once that an object is passed over.
+func (r *Repository) passOver(name string, err error) {
 	if _, told := r.passed.LoadOrStore(name, true); !told {
 		r.log.Warn("a mark that cannot be read is passed over: what snapshots need is locked", "object", name, "error", err)
 	}
-	return true
 }
 
 // takeMark adds one object to the mark that it is of.

@@ -125,6 +125,8 @@ func hintFor(err error, interrupted bool) string {
 		return "end it with that secret: hakobune key rotate; if nobody has it any more, remove the newest slot of hakobune key list first"
 	case errors.Is(err, crypto.ErrWrongKey):
 		return "no key slot fits this password or key file; hakobune key list shows which slots there are"
+	case errors.Is(err, chunkstore.ErrMarks) && errors.Is(err, crypto.ErrNewer):
+		return "a newer version wrote this: update hakobune on this host; what the newest one cannot read either somebody else has put there: delete the object in the store, once its lock has ended"
 	case errors.Is(err, crypto.ErrNewer):
 		return "a newer version wrote this; update hakobune on this host"
 	case errors.Is(err, chunkstore.ErrMarks) && !chunkstore.IsPassing(err):
