@@ -26,8 +26,8 @@ type DrillEngine interface {
 // KindDrill is the kind of the records that drills leave in the repository; their bodies are DrillRecords.
 const KindDrill = "drill"
 
-// errPushed says that a snapshot is of no system that could run.
-var errPushed = errors.New("it is an image that was pushed, of which nothing runs; restore gives it to an engine, registry serve to all")
+// ErrPushed says that a snapshot is of no system that could run.
+var ErrPushed = errors.New("it is an image that was pushed, of which nothing runs; restore gives it to an engine, registry serve to all")
 
 // DrillOptions of a drill. Dir and Host are needed.
 type DrillOptions struct {
@@ -99,12 +99,12 @@ type driller struct {
 // is no record; what was made is removed all the same. The record is never nil.
 func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*DrillRecord, error) {
 	if snap.Pushed != nil {
-		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, errPushed)
+		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, ErrPushed)
 	}
 	started := time.Now()
 	record := &DrillRecord{
 		System: snap.System.Name, Snapshot: snap.ID, SnapshotTime: snap.Time, Host: o.Host, Engine: e.Facts().Engine,
-		Started: started.UTC(), Age: max(0, started.Sub(snap.Time)), Containers: containerNames(&snap.System),
+		Started: started.UTC(), Age: max(0, started.Sub(snap.Time)), Containers: snap.System.ContainerNames(),
 	}
 	if _, err := CleanDrills(ctx, e, o.Dir, o.Host); err != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, err)
@@ -129,7 +129,7 @@ func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snap
 // PlanDrill says what a drill would make.
 func PlanDrill(ctx context.Context, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*Plan, error) {
 	if snap.Pushed != nil {
-		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, errPushed)
+		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, ErrPushed)
 	}
 	isolated, opts, notes, err := drillOf(snap, "00000000", e.Facts(), o)
 	if err != nil {

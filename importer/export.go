@@ -100,7 +100,7 @@ func findExport(sys *snapshot.System, name string) (*snapshot.Container, snapsho
 	}
 	if i < 0 {
 		return nil, snapshot.Image{}, fmt.Errorf("export container %s: %w in %s, which has %s", name, snapshot.ErrMissing,
-			sys.Name, strings.Join(containerNames(sys), ", "))
+			sys.Name, strings.Join(sys.ContainerNames(), ", "))
 	}
 	c := &sys.Containers[i]
 	k := slices.IndexFunc(sys.Images, func(img snapshot.Image) bool { return img.Config == c.ImageKey })
@@ -139,7 +139,7 @@ func exportRefs(snap *snapshot.Snapshot, c *snapshot.Container, img snapshot.Ima
 	case len(o.Refs) > 0:
 		return o.Refs
 	case !o.Base:
-		return []string{changesRef(snap.Summary, c.Name)}
+		return []string{ChangesRef(snap.Summary, c.Name)}
 	case len(img.Tags) > 0:
 		return img.Tags
 	}

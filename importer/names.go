@@ -63,9 +63,9 @@ func (r renamer) labels(labels map[string]string) map[string]string {
 	return out
 }
 
-// changesRef names the image of a container with its changes:
+// ChangesRef names the image of a container with its changes:
 // hakobune/SYSTEM-CONTAINER:SNAPSHOT.
-func changesRef(s snapshot.Summary, container string) string {
+func ChangesRef(s snapshot.Summary, container string) string {
 	name := container
 	if rest, ok := strings.CutPrefix(container, s.System); ok && (rest == "" || strings.IndexByte("-_.", rest[0]) >= 0) {
 		name = strings.TrimLeft(rest, "-_.")

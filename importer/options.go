@@ -183,7 +183,7 @@ func (o Options) selection(sys *snapshot.System) (selection, error) {
 		}
 		if !s.choose(sys, word) {
 			return s, &UsageError{"only", fmt.Sprintf("%q is neither a part (%s) nor a container of %s (%s)",
-				word, strings.Join(Parts(), ", "), sys.Name, strings.Join(containerNames(sys), ", "))}
+				word, strings.Join(Parts(), ", "), sys.Name, strings.Join(sys.ContainerNames(), ", "))}
 		}
 	}
 	return s, nil
@@ -197,14 +197,6 @@ func (s *selection) choose(sys *snapshot.System, word string) (found bool) {
 		}
 	}
 	return found
-}
-
-func containerNames(sys *snapshot.System) []string {
-	names := make([]string, len(sys.Containers))
-	for i, c := range sys.Containers {
-		names[i] = c.Name
-	}
-	return names
 }
 
 // part reports whether a part is restored at all.

@@ -41,7 +41,7 @@ func (p *planner) planContainer(c *snapshot.Container) containerJob {
 		start: !p.opts.NoStart && ran(c),
 	}
 	if c.Changes != nil && p.sel.part(PartChanges) {
-		j.changes = changesRef(p.snap.Summary, c.Name)
+		j.changes = ChangesRef(p.snap.Summary, c.Name)
 	}
 	if old, ok := existing(p.target.Names.Containers, j.place.Name); ok {
 		j.old = old

@@ -100,6 +100,6 @@ func (p *planner) planChanges(c *snapshot.Container) {
 		container: c,
 		base:      base,
 		known:     knownLayers(base.image, p.chains),
-		ref:       changesRef(p.snap.Summary, c.Name),
+		ref:       ChangesRef(p.snap.Summary, c.Name),
 	})
 }

@@ -52,8 +52,12 @@ var house = map[string][]string{
 	"importer": {
 		module + "/chunkstore$", module + "/chunkstore/archive", module + "/chunkstore/snapshot",
 		module + "/importer/extract", module + "/importer/registry",
-		"github.com/compose-spec/compose-go/v2/types", "github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
+		"github.com/google/go-containerregistry", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
+	},
+	"importer/compose": {
+		module + "/chunkstore/snapshot", module + "/importer$", module + "/importer/registry",
+		"github.com/compose-spec/compose-go/v2/types",
 	},
 	"importer/extract":  {module + "/chunkstore/archive", "golang.org/x/sys/unix"},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},

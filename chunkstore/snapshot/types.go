@@ -118,6 +118,15 @@ type System struct {
 	Domain chunkstore.Domain `json:"-"` // of all that it holds
 }
 
+// ContainerNames lists the names of the containers, in their order.
+func (s *System) ContainerNames() []string {
+	names := make([]string, len(s.Containers))
+	for i, c := range s.Containers {
+		names[i] = c.Name
+	}
+	return names
+}
+
 // Manifest is a manifest or an index of a pushed image.
 type Manifest struct {
 	Digest    string `json:"digest"` // by which it was pushed, else its SHA-256

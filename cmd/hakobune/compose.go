@@ -8,6 +8,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/compose"
 )
 
 func (p *program) composeCommand() *cli.Command {
@@ -66,7 +67,7 @@ func (p *program) compose(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	text, notes, err := importer.Compose(snap, o)
+	text, notes, err := compose.File(snap, o)
 	if err != nil {
 		return err
 	}
@@ -87,8 +88,8 @@ func (p *program) compose(c *cli.Context) error {
 	return write(p.out)
 }
 
-func composeOptions(c *cli.Context) (importer.ComposeOptions, error) {
-	o := importer.ComposeOptions{Stack: c.Bool("stack"), Registry: c.String("registry"), Constraints: map[string][]string{}}
+func composeOptions(c *cli.Context) (compose.Options, error) {
+	o := compose.Options{Stack: c.Bool("stack"), Registry: c.String("registry"), Constraints: map[string][]string{}}
 	for _, text := range c.StringSlice("constraint") {
 		name, constraint, _ := strings.Cut(text, "=")
 		if name == "" || !strings.Contains(constraint, "=") {

@@ -47,6 +47,11 @@ func Component(s string) string {
 	return strings.TrimLeft(out+"-"+hex.EncodeToString(sum[:3]), "-")
 }
 
+// Ref names the image of a container of a system in a snapshot, as a Server serves it: SYSTEM/CONTAINER:SNAPSHOT.
+func Ref(system, container, id string) string {
+	return Component(system) + "/" + Component(container) + ":" + shortID(id)
+}
+
 func shortID(id string) string { return id[:min(8, len(id))] }
 
 // randomHex is a name that nobody guesses.

@@ -33,6 +33,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore/transfer"
 	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/compose"
 	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
@@ -224,7 +225,7 @@ func TestPushCopied(t *testing.T) {
 	copied.whole()
 	snap, err := cat.Load(t.Context(), cat.Snapshots[0])
 	ok(t, err)
-	if _, _, err := importer.Compose(snap, importer.ComposeOptions{}); err == nil {
+	if _, _, err := compose.File(snap, compose.Options{}); err == nil {
 		t.Error("a Compose file was made")
 	}
 	if _, err := importer.Drill(t.Context(), g.repo, snap, nil, importer.DrillOptions{}); err == nil {

@@ -1,4 +1,5 @@
-package importer
+// Package compose writes the system of a snapshot as a Compose file, for Docker Compose or for a stack of a swarm.
+package compose
 
 import (
 	"cmp"
@@ -14,26 +15,27 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
+	"github.com/hakobune-dr/hakobune/importer"
 	"github.com/hakobune-dr/hakobune/importer/registry"
 )
 
-// ComposeOptions are options of Compose.
-type ComposeOptions struct {
+// Options are options of File. The zero value writes a file for Docker Compose.
+type Options struct {
 	Stack       bool                // for a stack of a swarm
-	Registry    string              // HOST:PORT of an ImageServer, from which the images are pulled; empty: those that a restore makes
+	Registry    string              // HOST:PORT of a registry.Server, from which the images are pulled; empty: those that a restore makes
 	Constraints map[string][]string // of a stack: where a container may run, by its name or service: "node.hostname==standby1"
 }
 
-// Compose writes a system as a Compose file: its services run the images that a restore makes, use its volumes and
+// File writes a system as a Compose file: its services run the images that a restore makes, use its volumes and
 // networks by their names, and are configured as their containers were. For a stack of a swarm what that knows
 // nothing of is left out, and networks become overlays. It also tells what the file cannot say. The file holds the
 // containers' environments, secrets included.
-func Compose(snap *snapshot.Snapshot, o ComposeOptions) (text []byte, notes []snapshot.Problem, err error) {
+func File(snap *snapshot.Snapshot, o Options) (text []byte, notes []snapshot.Problem, err error) {
 	if snap.Pushed != nil {
-		return nil, nil, fmt.Errorf("compose file of %s: %w", snap.System.Name, errPushed)
+		return nil, nil, fmt.Errorf("compose file of %s: %w", snap.System.Name, importer.ErrPushed)
 	}
 	w := &composer{
-		snap: snap, stack: o.Stack, o: o, names: map[string]string{},
+		snap: snap, o: o, names: map[string]string{},
 		project: &types.Project{Services: types.Services{}, Networks: types.Networks{}, Volumes: types.Volumes{}},
 	}
 	if err := w.checkConstraints(); err != nil {
@@ -71,8 +73,7 @@ var (
 
 type composer struct {
 	snap    *snapshot.Snapshot
-	o       ComposeOptions
-	stack   bool
+	o       Options
 	project *types.Project
 	names   map[string]string // of services, by the container's name
 	fixed   map[string]bool   // networks in which a container has a fixed address
@@ -101,8 +102,8 @@ func (w *composer) nameServices() {
 	}
 }
 
-// composeInspect is what of a container's inspection a Compose file can say.
-type composeInspect struct {
+// inspection is what of a container's inspection a Compose file can say.
+type inspection struct {
 	Config struct {
 		Hostname, Domainname, User, WorkingDir, StopSignal string
 		Cmd, Entrypoint, Env                               []string
@@ -148,17 +149,17 @@ type composeInspect struct {
 }
 
 func (w *composer) service(c *snapshot.Container) error {
-	var in composeInspect
+	var in inspection
 	if err := json.Unmarshal(c.Inspect, &in); err != nil {
 		return err
 	}
 	s := types.ServiceConfig{Name: w.names[c.Name]}
 	s.Image = c.Image
 	if c.Changes != nil {
-		s.Image = changesRef(w.snap.Summary, c.Name)
+		s.Image = importer.ChangesRef(w.snap.Summary, c.Name)
 	}
 	if w.o.Registry != "" {
-		s.Image = w.o.Registry + "/" + registry.Component(w.snap.System.Name) + "/" + registry.Component(c.Name) + ":" + shortID(w.snap.ID)
+		s.Image = w.o.Registry + "/" + registry.Ref(w.snap.System.Name, c.Name, w.snap.ID)
 	}
 	w.process(&s, c, &in)
 	w.limits(&s, &in)
@@ -166,7 +167,7 @@ func (w *composer) service(c *snapshot.Container) error {
 	w.ports(&s, &in)
 	w.join(&s, c, &in)
 	w.restart(&s, c, &in)
-	if !w.stack {
+	if !w.o.Stack {
 		w.host(&s, c, &in)
 	}
 	w.project.Services[s.Name] = s
@@ -174,7 +175,7 @@ func (w *composer) service(c *snapshot.Container) error {
 }
 
 // process says what runs.
-func (w *composer) process(s *types.ServiceConfig, c *snapshot.Container, in *composeInspect) {
+func (w *composer) process(s *types.ServiceConfig, c *snapshot.Container, in *inspection) {
 	cfg := in.Config
 	s.Command, s.Entrypoint = cfg.Cmd, cfg.Entrypoint
 	s.Environment = types.NewMappingWithEquals(cfg.Env)
@@ -214,7 +215,7 @@ func duration(d time.Duration) *types.Duration {
 }
 
 // limits says what a service may use.
-func (w *composer) limits(s *types.ServiceConfig, in *composeInspect) {
+func (w *composer) limits(s *types.ServiceConfig, in *inspection) {
 	h := in.HostConfig
 	s.CapAdd, s.CapDrop, s.Sysctls = h.CapAdd, h.CapDrop, h.Sysctls
 	for _, u := range h.Ulimits {
@@ -228,7 +229,7 @@ func (w *composer) limits(s *types.ServiceConfig, in *composeInspect) {
 	}
 	s.DNS, s.DNSOpts, s.DNSSearch = h.DNS, h.DNSOptions, h.DNSSearch
 	s.ExtraHosts, _ = types.NewHostsList(h.ExtraHosts) // the engine took them
-	if !w.stack {
+	if !w.o.Stack {
 		s.CPUS, s.MemLimit, s.MemReservation = float32(h.NanoCPUs)/1e9, types.UnitBytes(h.Memory), types.UnitBytes(h.MemoryReservation)
 		return
 	}
@@ -242,7 +243,7 @@ func (w *composer) limits(s *types.ServiceConfig, in *composeInspect) {
 }
 
 // host says what a service has of the host, and what only one host's engine knows.
-func (w *composer) host(s *types.ServiceConfig, c *snapshot.Container, in *composeInspect) {
+func (w *composer) host(s *types.ServiceConfig, c *snapshot.Container, in *inspection) {
 	h := in.HostConfig
 	s.ContainerName = c.Name
 	s.Privileged, s.Runtime, s.CgroupParent, s.CPUSet, s.CPUShares = h.Privileged, h.Runtime, h.CgroupParent, h.CpusetCPUs, h.CPUShares
@@ -309,7 +310,7 @@ func (w *composer) volume(v snapshot.Volume) {
 	w.project.Volumes[volumeKey(v.Name)] = config
 }
 
-func (w *composer) mounts(s *types.ServiceConfig, c *snapshot.Container, in *composeInspect) {
+func (w *composer) mounts(s *types.ServiceConfig, c *snapshot.Container, in *inspection) {
 	for _, m := range c.Mounts {
 		mount := types.ServiceVolumeConfig{Type: m.Type, Source: m.Source, Target: m.Destination, ReadOnly: m.ReadOnly}
 		switch m.Type {
@@ -334,7 +335,7 @@ func (w *composer) mounts(s *types.ServiceConfig, c *snapshot.Container, in *com
 	}
 }
 
-func (w *composer) ports(s *types.ServiceConfig, in *composeInspect) {
+func (w *composer) ports(s *types.ServiceConfig, in *inspection) {
 	for _, port := range slices.Sorted(maps.Keys(in.HostConfig.PortBindings)) {
 		number, proto, _ := strings.Cut(port, "/")
 		target, err := strconv.ParseUint(number, 10, 16)
@@ -346,9 +347,9 @@ func (w *composer) ports(s *types.ServiceConfig, in *composeInspect) {
 			if p.Published == "0" {
 				p.Published = ""
 			}
-			if w.stack {
+			if w.o.Stack {
 				p.Mode, p.HostIP = "host", ""
-				if !isPort(p.Published) {
+				if _, err := strconv.ParseUint(p.Published, 10, 16); err != nil {
 					p.Published = "" // a range, or the engine's choice
 				}
 			}
@@ -358,15 +359,15 @@ func (w *composer) ports(s *types.ServiceConfig, in *composeInspect) {
 }
 
 // join says which networks a service joins.
-func (w *composer) join(s *types.ServiceConfig, c *snapshot.Container, in *composeInspect) {
+func (w *composer) join(s *types.ServiceConfig, c *snapshot.Container, in *inspection) {
 	mode := in.HostConfig.NetworkMode
 	shared := strings.HasPrefix(mode, "container:")
 	if mode == "none" || mode == "host" || shared {
-		if w.stack && shared {
+		if w.o.Stack && shared {
 			w.note("container "+c.Name, "shares the network of another container, which services of a stack cannot")
 			return
 		}
-		if w.stack {
+		if w.o.Stack {
 			s.Networks = map[string]*types.ServiceNetworkConfig{mode: nil}
 			w.project.Networks[mode] = types.NetworkConfig{Name: mode, External: true}
 			return
@@ -378,8 +379,8 @@ func (w *composer) join(s *types.ServiceConfig, c *snapshot.Container, in *compo
 	}
 	s.Networks = map[string]*types.ServiceNetworkConfig{}
 	for _, name := range slices.Sorted(maps.Keys(in.NetworkSettings.Networks)) {
-		if slices.Contains(predefined, name) {
-			if len(in.NetworkSettings.Networks) == 1 && !w.stack {
+		if name == "bridge" { // the engine's own, which no service of a file joins by name
+			if len(in.NetworkSettings.Networks) == 1 && !w.o.Stack {
 				s.NetworkMode, s.Networks = "bridge", nil
 				return
 			}
@@ -387,7 +388,7 @@ func (w *composer) join(s *types.ServiceConfig, c *snapshot.Container, in *compo
 		}
 		n := in.NetworkSettings.Networks[name]
 		config := &types.ServiceNetworkConfig{Aliases: slices.DeleteFunc(slices.Clone(n.Aliases), func(a string) bool { return strings.HasPrefix(c.ID, a) || a == s.Name })}
-		if !w.stack {
+		if !w.o.Stack {
 			config.Ipv4Address, config.Ipv6Address = n.IPAMConfig.IPv4Address, n.IPAMConfig.IPv6Address
 		}
 		if config.Ipv4Address+config.Ipv6Address != "" {
@@ -423,7 +424,7 @@ func (w *composer) networks() {
 		if inspect.Driver != "bridge" {
 			config.Driver = inspect.Driver
 		}
-		if w.stack {
+		if w.o.Stack {
 			config.Name, config.Driver, config.Attachable = "", "overlay", true
 			w.project.Networks[composeName(n.Name)] = config
 			continue
@@ -442,9 +443,9 @@ func (w *composer) networks() {
 }
 
 // restart says when a service is started again.
-func (w *composer) restart(s *types.ServiceConfig, c *snapshot.Container, in *composeInspect) {
+func (w *composer) restart(s *types.ServiceConfig, c *snapshot.Container, in *inspection) {
 	policy := in.HostConfig.RestartPolicy
-	if !w.stack {
+	if !w.o.Stack {
 		if s.Restart = policy.Name; policy.Name == "on-failure" && policy.MaximumRetryCount > 0 {
 			s.Restart += ":" + strconv.Itoa(policy.MaximumRetryCount)
 		}
@@ -490,7 +491,7 @@ func (w *composer) checkConstraints() error {
 		known := func(c snapshot.Container) bool { return name != "" && (c.Name == name || c.Service == name) }
 		if !slices.ContainsFunc(w.snap.System.Containers, known) {
 			return fmt.Errorf("compose file of %s: constraint: container %s: %w; there is %s", w.snap.System.Name, name, snapshot.ErrMissing,
-				strings.Join(containerNames(&w.snap.System), ", "))
+				strings.Join(w.snap.System.ContainerNames(), ", "))
 		}
 	}
 	return nil
