@@ -10,6 +10,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/evidence"
 )
 
 func (p *program) reportCommand() *cli.Command {
@@ -43,7 +44,7 @@ func (p *program) report(c *cli.Context) error {
 	if isSet(c, "json") {
 		format = "json"
 	}
-	render, ok := map[string]func(io.Writer, *importer.Evidence) error{"md": reportMarkdown, "json": reportJSON, "html": reportHTML}[format]
+	render, ok := map[string]func(io.Writer, *evidence.Evidence) error{"md": reportMarkdown, "json": reportJSON, "html": reportHTML}[format]
 	if !ok {
 		return usage("--format %q is none of md, json, html", format)
 	}
@@ -64,7 +65,7 @@ func (p *program) report(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	e := importer.NewEvidence(time.Now(), c.Args().First(), cat.Snapshots, records)
+	e := evidence.New(time.Now(), c.Args().First(), cat.Snapshots, records)
 	e.Unreadable += len(cat.Damaged)
 	if name := c.Args().First(); name != "" && len(e.Systems) == 0 {
 		return withHint(fmt.Errorf("report: the repository has nothing of a system %q", name), "hakobune snapshots lists what there is")
@@ -78,10 +79,10 @@ func (p *program) report(c *cli.Context) error {
 // reportLine is the report as JSON.
 type reportLine struct {
 	Type string `json:"message_type"`
-	*importer.Evidence
+	*evidence.Evidence
 }
 
-func reportJSON(w io.Writer, e *importer.Evidence) error {
+func reportJSON(w io.Writer, e *evidence.Evidence) error {
 	writeJSON(w, reportLine{"report", e})
 	return nil
 }
@@ -114,7 +115,7 @@ type points struct {
 }
 
 // rtoPoints are the measured RTOs of a system.
-func rtoPoints(s importer.SystemEvidence) points {
+func rtoPoints(s evidence.System) points {
 	var ps points
 	for _, d := range slices.Backward(s.Drills) {
 		if d.RTO > 0 {
@@ -125,7 +126,7 @@ func rtoPoints(s importer.SystemEvidence) points {
 }
 
 // gapPoints are the times between one complete snapshot of a system and the next.
-func gapPoints(s importer.SystemEvidence) points {
+func gapPoints(s evidence.System) points {
 	var ps points
 	var before time.Time
 	for _, proof := range slices.Backward(s.Snapshots) {

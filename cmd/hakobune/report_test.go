@@ -8,28 +8,29 @@ import (
 	"time"
 
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/evidence"
 )
 
 // evidence is that of a system with a name that means something in every format.
-func evidence() *importer.Evidence {
+func proofs() *evidence.Evidence {
 	at := func(n int) time.Time { return time.Date(2026, 11, n, 2, 0, 0, 0, time.UTC) }
-	return &importer.Evidence{Made: at(10), Unreadable: 1, Systems: []importer.SystemEvidence{
+	return &evidence.Evidence{Made: at(10), Unreadable: 1, Systems: []evidence.System{
 		{System: "never", NeverTried: true},
 		{
 			System: `<script>alert("x")</script>|b`, Complete: 3, RPO: time.Hour, Gap: 50 * time.Hour, RTO: 20 * time.Second, Proved: at(9),
-			Snapshots: []importer.SnapshotProof{{ID: "0123456789", Time: at(9), Complete: true}, {ID: "1", Time: at(7), Complete: true}, {ID: "2", Time: at(6)}, {ID: "3", Time: at(5), Complete: true}},
+			Snapshots: []evidence.Snapshot{{ID: "0123456789", Time: at(9), Complete: true}, {ID: "1", Time: at(7), Complete: true}, {ID: "2", Time: at(6)}, {ID: "3", Time: at(5), Complete: true}},
 			Drills: []importer.DrillRecord{
 				{Started: at(9), Passed: true, RTO: 20 * time.Second, Probes: []importer.ProbeResult{{Probe: "exec:db:true", Passed: true}}},
 				{Started: at(8), Failure: "no\nway|out", RTO: 100 * time.Second},
 			},
-			Failovers: []importer.FailoverRecord{{Site: "cloud", Term: 2, Started: at(4), RTO: time.Hour, Downtime: 7 * time.Second}},
+			Failovers: []evidence.Failover{{Site: "cloud", Term: 2, Started: at(4), RTO: time.Hour, Downtime: 7 * time.Second}},
 		},
 	}}
 }
 
 func TestReport(t *testing.T) {
 	var md, page, text bytes.Buffer
-	for _, err := range []error{reportMarkdown(&md, evidence()), reportHTML(&page, evidence()), reportJSON(&text, evidence())} {
+	for _, err := range []error{reportMarkdown(&md, proofs()), reportHTML(&page, proofs()), reportJSON(&text, proofs())} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +53,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("the page has %q", no)
 		}
 	}
-	var line struct{ Systems []importer.SystemEvidence }
+	var line struct{ Systems []evidence.System }
 	if err := json.Unmarshal(text.Bytes(), &line); err != nil || len(line.Systems) != 2 || len(line.Systems[1].Drills) != 2 {
 		t.Errorf("JSON: %v, %+v", err, line)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/go-analyze/charts/chartdraw/drawing"
 
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/evidence"
 )
 
 const markdownReport = `# Disaster recovery: evidence
@@ -78,9 +79,9 @@ func reportFunctions() map[string]any {
 			switch l := list.(type) {
 			case []importer.DrillRecord:
 				return newest(l)
-			case []importer.FailoverRecord:
+			case []evidence.Failover:
 				return newest(l)
-			case []importer.SnapshotProof:
+			case []evidence.Snapshot:
 				return newest(l)
 			}
 			return list
@@ -88,7 +89,7 @@ func reportFunctions() map[string]any {
 	}
 }
 
-func reportMarkdown(w io.Writer, e *importer.Evidence) error {
+func reportMarkdown(w io.Writer, e *evidence.Evidence) error {
 	functions := reportFunctions()
 	functions["cell"] = markdownCell
 	t, err := template.New("report").Funcs(functions).Parse(markdownReport)
@@ -104,10 +105,10 @@ func markdownCell(s string) string {
 	return strings.NewReplacer(`\`, `\\`, "|", `\|`, "<", "&lt;", "&", "&amp;", "`", "\\`", "*", `\*`, "[", `\[`).Replace(s)
 }
 
-func reportHTML(w io.Writer, e *importer.Evidence) error {
+func reportHTML(w io.Writer, e *evidence.Evidence) error {
 	functions := reportFunctions()
-	functions["rtoChart"] = func(s importer.SystemEvidence) (htmltemplate.HTML, error) { return inlineChart(rtoPoints(s)) }
-	functions["gapChart"] = func(s importer.SystemEvidence) (htmltemplate.HTML, error) { return inlineChart(gapPoints(s)) }
+	functions["rtoChart"] = func(s evidence.System) (htmltemplate.HTML, error) { return inlineChart(rtoPoints(s)) }
+	functions["gapChart"] = func(s evidence.System) (htmltemplate.HTML, error) { return inlineChart(gapPoints(s)) }
 	t, err := htmltemplate.New("report").Funcs(functions).Parse(htmlReport)
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ type Options struct {
 
 // Kinds of the records that this package leaves in the repository, see chunkstore.Record.
 const (
-	RecordKind   = importer.KindFailover
+	RecordKind   = snapshot.WhyFailover
 	KindFailback = "failback"
 )
 

@@ -1,4 +1,4 @@
-package importer_test
+package evidence_test
 
 import (
 	"encoding/json"
@@ -11,13 +11,16 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/evidence"
 )
 
 func TestEvidence(t *testing.T) {
 	day := func(n int) time.Time { return time.Date(2026, 11, n, 2, 0, 0, 0, time.UTC) }
 	record := func(kind string, stored time.Time, body any) chunkstore.Record {
 		text, err := json.Marshal(body)
-		ok(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		return chunkstore.Record{Kind: kind, Modified: stored, Body: text}
 	}
 	list := []snapshot.Summary{
@@ -35,7 +38,7 @@ func TestEvidence(t *testing.T) {
 		record("nobody knows", day(4), "x"), record("drill", day(6), []int{1}),
 		{Err: errors.New("damaged")},
 	}
-	e := importer.NewEvidence(day(10), "", list, records)
+	e := evidence.New(day(10), "", list, records)
 	if len(e.Systems) != 2 || e.Systems[0].System != "shop" || e.Systems[1].System != "wiki" || e.Unreadable != 2 {
 		t.Fatalf("%+v", e)
 	}
@@ -46,7 +49,7 @@ func TestEvidence(t *testing.T) {
 	if diff := cmp.Diff([]importer.DrillRecord{failed, passed}, shop.Drills); diff != "" {
 		t.Errorf("drills (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]importer.FailoverRecord{{System: "shop", Kind: "failover", Site: "cloud", Term: 2, Started: day(4), RTO: 30 * time.Second, RPO: time.Hour}}, shop.Failovers); diff != "" {
+	if diff := cmp.Diff([]evidence.Failover{{System: "shop", Kind: "failover", Site: "cloud", Term: 2, Started: day(4), RTO: 30 * time.Second, RPO: time.Hour}}, shop.Failovers); diff != "" {
 		t.Errorf("failovers (-want +got):\n%s", diff)
 	}
 	if shop.RTO != 20*time.Second || !shop.Proved.Equal(day(5)) || shop.NeverTried {
@@ -55,7 +58,7 @@ func TestEvidence(t *testing.T) {
 	if wiki := e.Systems[1]; !wiki.NeverTried || wiki.RPO != 0 || wiki.Complete != 0 {
 		t.Errorf("of the wiki nothing is proved: %+v", wiki)
 	}
-	if one := importer.NewEvidence(day(10), "wiki", list, records); len(one.Systems) != 1 || one.Systems[0].System != "wiki" {
+	if one := evidence.New(day(10), "wiki", list, records); len(one.Systems) != 1 || one.Systems[0].System != "wiki" {
 		t.Errorf("of the wiki alone: %+v", one.Systems)
 	}
 }
