@@ -129,8 +129,14 @@ func (b *builder) layer(entries ...entry) snapshot.Layer {
 		ok(b.t, err)
 	}
 	ok(b.t, tw.Close())
-	diffID := digestOf(buf.Bytes())
-	size, err := archive.SaveLayer(b.t.Context(), b.session, diffID, &buf)
+	return b.save(buf.Bytes())
+}
+
+// save saves a layer.
+func (b *builder) save(layer []byte) snapshot.Layer {
+	b.t.Helper()
+	diffID := digestOf(layer)
+	size, err := archive.SaveLayer(b.t.Context(), b.session, diffID, bytes.NewReader(layer))
 	ok(b.t, err)
 	return snapshot.Layer{DiffID: diffID, Size: size}
 }

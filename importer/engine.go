@@ -31,6 +31,9 @@ type ImageStore interface {
 	Tag(ctx context.Context, image, ref string) error
 	// Untag removes a reference, and the image with its last one; no error if it is not there.
 	Untag(ctx context.Context, ref string) error
+	// OpenLayer opens the uncompressed tar of a layer of an image that is there. The caller closes it, and holds it against
+	// the layer's DiffID.
+	OpenLayer(ctx context.Context, img snapshot.Image, n int) (io.ReadCloser, error)
 	// CheckImage returns the engine's id of ref, and an error if its layers are not those of want
 	// or not all there; snapshot.ErrMissing if there is no ref.
 	CheckImage(ctx context.Context, ref string, want snapshot.Image) (id string, err error)

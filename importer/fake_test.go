@@ -2,6 +2,7 @@ package importer_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,6 +32,8 @@ type fakeEngine struct {
 	images     map[string]fakeEngineImage // by id
 	tags       map[string]string
 	blobs      map[string]bool // layers
+	content    map[string][]byte
+	compressed bool // it takes no archive that leaves a layer out, as containerd does of images that were pulled
 	volumes    map[string]bool
 	networks   map[string]string            // name by id
 	labels     map[string]map[string]string // of volumes by name, of networks by id
@@ -60,7 +63,7 @@ func newFake(t testing.TB) *fakeEngine {
 	t.Helper()
 	return &fakeEngine{
 		facts: snapshot.Facts{Engine: snapshot.Engine{OS: "linux", Arch: "amd64"}, Local: true},
-		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{},
+		root:  t.TempDir(), images: map[string]fakeEngineImage{}, tags: map[string]string{}, blobs: map[string]bool{}, content: map[string][]byte{},
 		asked: map[string]int{}, volumes: map[string]bool{}, networks: map[string]string{}, labels: map[string]map[string]string{}, containers: map[string]*fakeContainer{},
 	}
 }
@@ -195,30 +198,18 @@ func (f *fakeEngine) Images(context.Context) (all []snapshot.Image, err error) {
 
 // Load reads an archive as an engine with a graph driver does.
 func (f *fakeEngine) Load(_ context.Context, r io.Reader) error {
-	defer f.mu.Unlock()
-	if err := f.call("load"); err != nil {
+	err := f.call("load")
+	f.mu.Unlock() // an engine answers others while it reads
+	if err != nil {
 		_, _ = io.CopyN(io.Discard, r, 2000) // it reads some before it fails
 		return err
 	}
-	files := map[string][]byte{}
-	tr := tar.NewReader(r)
-	for {
-		h, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		data, err := io.ReadAll(tr)
-		if err != nil {
-			return err
-		}
-		files[h.Name] = data
-		if sum, ok := strings.CutPrefix(h.Name, "blobs/sha256/"); ok && sum != "" && digestOf(data) != "sha256:"+sum {
-			return fmt.Errorf("blob %s has another digest", sum)
-		}
+	files, err := imageFiles(r)
+	if err != nil {
+		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var manifests []struct {
 		Config   string
 		RepoTags []string
@@ -237,8 +228,12 @@ func (f *fakeEngine) Load(_ context.Context, r io.Reader) error {
 			return err
 		}
 		for i, l := range config.RootFS.DiffIDs {
-			if _, sent := files[m.Layers[i]]; !sent && !f.blobs[l] {
+			data, sent := files[m.Layers[i]]
+			if !sent && (!f.blobs[l] || f.compressed) {
 				return fmt.Errorf("layer %s not found", l)
+			}
+			if sent {
+				f.content[l] = data
 			}
 			f.blobs[l] = true
 		}
@@ -251,9 +246,44 @@ func (f *fakeEngine) Load(_ context.Context, r io.Reader) error {
 	return nil
 }
 
+// imageFiles reads an archive of images.
+func imageFiles(r io.Reader) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return files, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		data, err := io.ReadAll(tr)
+		if err != nil {
+			return nil, err
+		}
+		files[h.Name] = data
+		if sum, ok := strings.CutPrefix(h.Name, "blobs/sha256/"); ok && sum != "" && digestOf(data) != "sha256:"+sum {
+			return nil, fmt.Errorf("blob %s has another digest", sum)
+		}
+	}
+}
+
 func digestOf(data []byte) string {
 	sum := sha256.Sum256(data)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func (f *fakeEngine) OpenLayer(_ context.Context, img snapshot.Image, n int) (io.ReadCloser, error) {
+	defer f.mu.Unlock()
+	if err := f.call("open layer %d of %s", n, img.ID); err != nil {
+		return nil, err
+	}
+	data, ok := f.content[img.Layers[n].DiffID]
+	if !ok {
+		return nil, snapshot.ErrMissing
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
 func (f *fakeEngine) Pull(_ context.Context, ref string) error {

@@ -37,6 +37,7 @@ func (r *restorer) sendImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.layers.there = r.layersThere()
 	if len(lacking) > 0 {
 		if r.layers.near, err = r.nearLayers(ctx); err != nil {
 			return err
@@ -200,6 +201,10 @@ func (r *restorer) transfer(ctx context.Context, all []incoming) (string, error)
 		for i := range all {
 			all[i].omit = 0
 		}
+		err = r.load(ctx, all)
+	}
+	if err != nil && ctx.Err() == nil && r.layers.there.failed() {
+		r.res.note("images", "sent again, with layers from the repository: "+err.Error())
 		err = r.load(ctx, all)
 	}
 	return WayLoad, err

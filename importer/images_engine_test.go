@@ -9,6 +9,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
 	"github.com/hakobune-dr/hakobune/internal/docker"
+	"github.com/hakobune-dr/hakobune/internal/docker/dockertest"
 )
 
 // TestImagesOnEngines restores images that share layers with what is there, in several orders.
@@ -70,6 +71,34 @@ func moveReference(t *testing.T, e *docker.Engine, repo *chunkstore.Repository, 
 	if _, err := e.CheckImage(t.Context(), moved.Tags[0], alike); err != nil || len(r.Left) > 0 {
 		t.Errorf("the reference does not name what it should: %v; left %v", err, r.Left)
 	}
+}
+
+// A layer that the engine has, be it in a form in which it cannot be built upon, is not fetched.
+func TestOwnLayersOnEngines(t *testing.T) {
+	hosts := make(map[string]dockertest.Host)
+	for _, h := range dockertest.Engines(t) {
+		hosts[h.Name] = h
+	}
+	onEngines(t, func(t *testing.T, e *docker.Engine, prefix string) {
+		_, name, _ := strings.Cut(t.Name(), "/")
+		data := []byte(noise(9, 1<<20) + prefix)
+		layer := dockertest.Layer(t, dockertest.File{Name: "own", Data: data})
+		dockertest.Import(t, hosts[name], prefix+"-imported:1", layer)
+		b := newBuilder(t)
+		own := b.save(layer)
+		img := b.image(prefix+"-own:1", map[string]any{"Cmd": []string{"/x"}}, own, b.layer(entry{name: "more", data: prefix, mode: 0o644}))
+		snap := &snapshot.Snapshot{
+			Summary: snapshot.Summary{ID: "00112233445566778899", System: prefix},
+			System:  snapshot.System{Name: prefix, Images: []snapshot.Image{img}},
+		}
+		r, err := importer.Restore(t.Context(), b.commit(), snap, e, importer.Options{})
+		ok(t, err)
+		if r.Fetched >= own.Size || r.Local != 0 && r.Local < own.Size {
+			t.Errorf("%d bytes fetched, %d were here; %v", r.Fetched, r.Local, r.Notes)
+		}
+		_, err = e.CheckImage(t.Context(), img.Tags[0], img)
+		ok(t, err)
+	})
 }
 
 // TestUnknownLayersOnEngines claims that the engine has layers which it has not: they are sent after

@@ -20,6 +20,7 @@ type layerStore struct {
 	domain  chunkstore.Domain
 	fetched *atomic.Int64 // counts what is read of the repository
 	near    nears         // have what need not be fetched; set before any layer is opened
+	there   *engineLayers // that the engine has; nil: not looked for. Set before any layer is opened
 
 	mu      sync.Mutex
 	spooled map[string]spooledLayer
@@ -37,6 +38,9 @@ func (s *layerStore) open(ctx context.Context, diffID string) (io.ReadCloser, in
 	s.mu.Unlock()
 	if ok {
 		return io.NopCloser(io.NewSectionReader(l.file, 0, l.size)), l.size, nil
+	}
+	if r, size := s.there.open(ctx, diffID); r != nil {
+		return r, size, nil
 	}
 	r, size, err := archive.OpenLayerNear(ctx, s.repo, s.domain, diffID, s.near.source())
 	if err != nil {

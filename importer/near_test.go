@@ -204,6 +204,51 @@ func TestLayerIsNear(t *testing.T) {
 	}
 }
 
+// An engine that takes no archive which leaves out a layer that it has is sent the one that it has. One that is not what it
+// should be is fetched.
+func TestEnginesOwnLayers(t *testing.T) {
+	needRoot(t)
+	b := newBuilder(t)
+	program := b.layer(entry{name: "app", data: noise(7, 1<<20), mode: 0o755})
+	base := b.image("app:1", map[string]any{"Cmd": []string{"/app"}}, program)
+	newer := b.image("app:2", map[string]any{"Cmd": []string{"/app"}}, program, b.layer(entry{name: "more", data: "more\n", mode: 0o644}))
+	make := func(id string, img snapshot.Image) *snapshot.Snapshot {
+		return &snapshot.Snapshot{
+			Summary: snapshot.Summary{ID: id, System: "shop", Complete: true},
+			System: snapshot.System{Name: "shop", Images: []snapshot.Image{img}, Containers: []snapshot.Container{{
+				ID: "id", Name: "shop-db", Image: img.Tags[0], ImageKey: img.Config, State: "running", Inspect: []byte(`{}`),
+			}}},
+		}
+	}
+	before, now := make("11111111111111111111", base), make("22222222222222222222", newer)
+	repo := b.commit()
+	for name, tt := range map[string]struct {
+		spoil func(f *fakeEngine)
+		most  int64
+	}{
+		"whole":  {most: 10_000},
+		"other":  {most: 2 << 20, spoil: func(f *fakeEngine) { f.content[program.DiffID] = []byte(strings.Repeat("x", int(program.Size))) }},
+		"short":  {most: 2 << 20, spoil: func(f *fakeEngine) { f.content[program.DiffID] = nil }},
+		"absent": {most: 2 << 20, spoil: func(f *fakeEngine) { delete(f.content, program.DiffID) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			_, err := importer.Restore(t.Context(), repo, before, f, quick)
+			ok(t, err)
+			if f.compressed = true; tt.spoil != nil {
+				tt.spoil(f)
+			}
+			o := homewards
+			o.Had = before
+			r, err := importer.Restore(t.Context(), repo, now, f, o)
+			ok(t, err)
+			if r.Fetched > tt.most || tt.spoil == nil && r.Local < 1<<20 || digestOf(f.content[program.DiffID]) != program.DiffID {
+				t.Errorf("%d bytes fetched, %d were here; %v", r.Fetched, r.Local, r.Notes)
+			}
+		})
+	}
+}
+
 // A first sync at home fetches no more, and leaves the system there as it is.
 func TestStageNearHome(t *testing.T) {
 	if testing.Short() {

@@ -151,6 +151,20 @@ func load(t testing.TB, h Host, archive []byte) {
 	}
 }
 
+// Import makes an image of one layer in the engine, as "docker import" does. Where containerd has the images that has the
+// layer only compressed, as those do that were pulled or built.
+func Import(t testing.TB, h Host, ref string, layer []byte) {
+	t.Helper()
+	resp, err := Client(t, h).ImageImport(t.Context(), client.ImageImportSource{Source: bytes.NewReader(layer), SourceName: "-"}, ref, client.ImageImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Close()
+	if said, err := io.ReadAll(resp); err != nil || bytes.Contains(said, []byte("rror")) {
+		t.Fatalf("%s: import: %v: %s", h.Name, err, said)
+	}
+}
+
 func sum(b []byte) string {
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:])
