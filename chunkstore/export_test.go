@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/hakobune-dr/hakobune/crypto"
@@ -178,6 +179,11 @@ func ResealedRecord(r *Repository, signed, name string, first []byte, stored tim
 		return nil, err
 	}
 	return r.keys.Seal(crypto.TypeRecord, name, body)
+}
+
+// PutOldSlot puts on record that a key slot was removed, as that is sealed with the keys of r.
+func PutOldSlot(ctx context.Context, r *Repository, id string) error {
+	return r.putSigned(ctx, crypto.TypeClaim, oldSlotPrefix+id, fmt.Appendf(nil, `{"version":1,"slot":%q}`, id))
 }
 
 // Verify verifies one stored object as those do who read it whole; not the config, nor a key slot.

@@ -218,9 +218,9 @@ func (s *Session) lockable(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// lastingSlots lists the key slots but for those that the last rotation has left behind: nobody wants to lock them again and
-// again, for they are to go. They are those that were there, by the store's clock, before the first slot of the newest epoch,
-// if that is there.
+// lastingSlots lists the key slots but for those that are to go: nobody wants to lock them again and
+// again. They are those that were there, by the store's clock, before the first slot of the newest epoch,
+// if that is there; and those that are on record as removed.
 func (r *Repository) lastingSlots(ctx context.Context) ([]Info, error) {
 	var slots []Info
 	var began time.Time
@@ -235,7 +235,11 @@ func (r *Repository) lastingSlots(ctx context.Context) ([]Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list key slots: %w", err)
 	}
-	return slices.DeleteFunc(slots, func(i Info) bool { return i.Modified.Before(began) }), nil
+	old, err := r.oldSlots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slots, func(i Info) bool { return i.Modified.Before(began) || old[i.Name] }), nil
 }
 
 type extension struct {

@@ -372,6 +372,76 @@ func TestLockedRotatedOut(t *testing.T) {
 	}
 }
 
+// A key slot that was removed while it is locked is not locked again by the backups that follow, of put-only hosts neither, and goes when its
+// lock has ended. The slot that is left is locked, and is the last one.
+func TestLockedRemovedSlot(t *testing.T) {
+	content, second := words(1, 300), crypto.KeyFile(crypto.NewKeyFile())
+	v := newVault(t, content)
+	host, own, removed := addHost(t, v, "db1", false), slotsOf(t, v)[0], addSlot(t, v, second, "second")
+	for range 2 {
+		if err := chunkstore.RemoveSlot(t.Context(), v, password, removed); !errors.Is(err, chunkstore.ErrLocked) {
+			t.Fatal(err)
+		}
+	}
+	if err := chunkstore.RemoveSlot(t.Context(), v, second, own); !errors.Is(err, chunkstore.ErrLastSlot) {
+		t.Errorf("the one that is left: %v", err)
+	}
+	late := v.lock.Retention() + time.Hour // half of the span
+	v.late.Add(int64(late))
+	v.backup(t, content)
+	hostBackup(t, v, host, content)
+	wantLocked(t, v, own, true)
+	wantLocked(t, v, removed, false)
+	locked, err := reopen(t, v, chunkstore.Options{}).LockedSlots(t.Context())
+	if err != nil || len(locked) != 1 || locked[0].ID != removed || locked[0].Left <= 0 || locked[0].Left > v.lock.Span()-late {
+		t.Errorf("%+v, %v", locked, err)
+	}
+	wantClean(t, reopen(t, v, chunkstore.Options{}))
+	v.late.Add(int64(v.lock.Retention()))
+	if locked, err = reopen(t, v, chunkstore.Options{}).LockedSlots(t.Context()); err != nil || len(locked) != 1 || locked[0].Left != 0 {
+		t.Errorf("when its lock has ended: %+v, %v", locked, err)
+	}
+	if err := chunkstore.RemoveSlot(t.Context(), v, password, removed); err != nil {
+		t.Error(err)
+	}
+	if err := opens(t, v, second); !errors.Is(err, crypto.ErrWrongKey) {
+		t.Errorf("the key that was removed: %v", err)
+	}
+	if locked, err = reopen(t, v, chunkstore.Options{}).LockedSlots(t.Context()); err != nil || len(locked) != 0 {
+		t.Errorf("removed: %+v, %v", locked, err)
+	}
+}
+
+// Whoever has no keys, or only those from before a rotation, does not have a slot go without its lock.
+func TestLockedSlotIsNotForged(t *testing.T) {
+	content := words(1, 300)
+	v := newVault(t, content)
+	early := reopen(t, v, chunkstore.Options{})
+	rotate(t, v)
+	added := addSlot(t, v, crypto.KeyFile(crypto.NewKeyFile()), "second")
+	own := slotsOf(t, v)[0]
+	if err := chunkstore.PutOldSlot(t.Context(), early, own); err != nil {
+		t.Fatal(err)
+	}
+	v.put(t, "o/slot-"+added, []byte("junk"))
+	if err := chunkstore.RemoveSlot(t.Context(), v, password, added); errors.Is(err, chunkstore.ErrLocked) || !errors.Is(err, crypto.ErrDamaged) {
+		t.Errorf("what was put there before counts: %v", err)
+	}
+	v.late.Add(int64(v.lock.Retention() + time.Hour))
+	v.backup(t, content)
+	wantLocked(t, v, own, true)
+	wantLocked(t, v, added, true)
+}
+
+// wantLocked demands that a key slot is locked for the retention, or that it is not.
+func wantLocked(t *testing.T, v vault, slot string, want bool) {
+	t.Helper()
+	left, err := v.first(t).(chunkstore.Locker).Retained(t.Context(), "k/"+slot)
+	if err != nil || want != (left >= v.lock.Retention()) {
+		t.Errorf("slot %s is locked for %v, %v", slot, left, err)
+	}
+}
+
 // A damaged pack that is locked stays where it is, and counts for nothing: what could be read of it is elsewhere. When its lock has
 // ended a prune deletes it.
 func TestLockedRepairPacks(t *testing.T) {

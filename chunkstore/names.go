@@ -177,6 +177,9 @@ func isObjectName(name string) bool {
 	if _, _, _, err := parseClaimName(name); err == nil {
 		return true
 	}
+	if id, ok := strings.CutPrefix(name, oldSlotPrefix); ok {
+		return parseHex(make([]byte, 8), id, "slot") == nil
+	}
 	if w, ok := strings.CutPrefix(strings.TrimSuffix(hostFirst(name), removedSuffix), hostPrefix); ok {
 		return parseHex(make([]byte, 8), w, "writer") == nil
 	}

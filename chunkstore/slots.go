@@ -155,7 +155,8 @@ func AddSlot(ctx context.Context, b Backend, secret, added crypto.Secret, info c
 
 // RemoveSlot deletes a key slot, by its id; never the last one, nor, after a rotation, the last that is known to hold the
 // newest keys: one that secret opens, or that was made when those were there already. ErrLocked is wrapped where it
-// cannot be deleted yet.
+// cannot be deleted yet: then it is on record as removed, backups do not lock it again, and LockedSlots has it until RemoveSlot
+// deletes it when its lock has ended. Until then it opens what it did.
 func RemoveSlot(ctx context.Context, b Backend, secret crypto.Secret, id string) error {
 	b = view(ctx, b)
 	slots, err := readSlots(ctx, b)
@@ -166,10 +167,14 @@ func RemoveSlot(ctx context.Context, b Backend, secret crypto.Secret, id string)
 	if n < 0 {
 		return fmt.Errorf("key slot %s: %w", id, ErrNotExist)
 	}
-	if left := slices.Delete(slices.Clone(slots), n, n+1); !holdNewest(slots, left, secret) {
+	removal, err := newSlotRemoval(ctx, b, slots, secret)
+	if err != nil {
+		return fmt.Errorf("key slot %s: %w", id, err)
+	}
+	if left := removal.without(slices.Delete(slices.Clone(slots), n, n+1)); !holdNewest(slots, left, secret) {
 		return fmt.Errorf("key slot %s: %w", id, ErrLastSlot)
 	}
-	return b.Delete(ctx, slots[n].name)
+	return removal.after(ctx, id, b.Delete(ctx, slots[n].name))
 }
 
 // holdNewest reports whether one of the slots that would be left holds as many masters as any that secret opens.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -26,7 +29,8 @@ func (p *program) keyCommand() *cli.Command {
 		Usage: "manage the key slots: who can open the repository",
 		Description: `Every slot holds the repository's keys, wrapped for one password, key file or age recipient.
 Any of them opens everything. Removing a slot locks out those who have only that password, unless
-they kept a copy of the slot.
+they kept a copy of the slot. In a repository of init --object-lock a slot stays until its lock has
+ended: key remove takes it from what backups lock again, and key list tells when it can be deleted.
 
 A put-only host has no slot: its credential (add-host) lets it add snapshots, and open nothing.`,
 		Subcommands: []*cli.Command{
@@ -43,6 +47,8 @@ A put-only host has no slot: its credential (add-host) lets it add snapshots, an
 type slotLine struct {
 	Type string `json:"message_type"`
 	crypto.SlotInfo
+	Removed bool      `json:"removed,omitempty"`     // or replaced by a rotation: it is stored still, because it was locked
+	Locked  time.Time `json:"locked_until,omitzero"` // of such a one: when it can be deleted
 }
 
 func (p *program) keyList(c *cli.Context) error {
@@ -57,13 +63,23 @@ func (p *program) keyList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := p.hostsIfOpen(c, b)
+	lines := make([]slotLine, len(slots))
+	for i, s := range slots {
+		lines[i] = slotLine{Type: "key", SlotInfo: s}
+	}
+	var hosts []chunkstore.Host
+	repo, err := p.ifOpen(c, b)
+	if err == nil && repo != nil {
+		if hosts, err = p.hosts(c, repo); err == nil {
+			err = markRemoved(c.Context, repo, lines, time.Now())
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if isSet(c, "json") {
-		for _, s := range slots {
-			writeJSON(p.out, slotLine{"key", s})
+		for _, s := range lines {
+			writeJSON(p.out, s)
 		}
 		for _, h := range hosts {
 			writeJSON(p.out, newHostLine("host", h))
@@ -75,8 +91,35 @@ func (p *program) keyList(c *cli.Context) error {
 		t.row(s.ID, s.Kind, s.Label, s.Host, localTime(s.Created))
 	}
 	t.write(p.out)
+	for _, s := range lines {
+		showRemoved(p.out, s)
+	}
 	p.showHosts(hosts)
 	return nil
+}
+
+// markRemoved notes which slots are to go but are locked, or were until now.
+func markRemoved(ctx context.Context, repo *chunkstore.Repository, lines []slotLine, now time.Time) error {
+	locked, err := repo.LockedSlots(ctx)
+	for _, l := range locked {
+		for i := range lines {
+			if lines[i].ID == l.ID {
+				lines[i].Removed, lines[i].Locked = true, now.Add(l.Left).Truncate(time.Second)
+			}
+		}
+	}
+	return err
+}
+
+// showRemoved tells of a slot that is to go how it does.
+func showRemoved(w io.Writer, s slotLine) {
+	switch {
+	case !s.Removed:
+	case s.Locked.After(time.Now()):
+		fmt.Fprintf(w, "key slot %s was removed, but is locked in the store until %s: until then it opens what it did\n", s.ID, localTime(s.Locked))
+	default:
+		fmt.Fprintf(w, "key slot %s was removed, and is not locked any more: hakobune key remove %[1]s deletes it\n", s.ID)
+	}
 }
 
 // freshSecret returns the secret that a new slot is for, and a function that takes back what it
@@ -207,7 +250,11 @@ func (p *program) keyRemove(c *cli.Context) error {
 }
 
 func (p *program) removeSlot(c *cli.Context, b chunkstore.Backend, secret crypto.Secret, id string) error {
-	if err := chunkstore.RemoveSlot(c.Context, b, secret, id); err != nil {
+	err := chunkstore.RemoveSlot(c.Context, b, secret, id)
+	if errors.Is(err, chunkstore.ErrLocked) {
+		return withHint(err, "no backup locks it again: when its lock has ended, see hakobune key list, hakobune key remove %s deletes it; until then it opens the repository, but nothing that is stored after hakobune key rotate --drop-others", id)
+	}
+	if err != nil {
 		return withHint(err, "hakobune key list shows the slots")
 	}
 	return p.result(c, map[string]string{"message_type": "key_removed", "id": id}, func() {

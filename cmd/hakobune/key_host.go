@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -176,20 +175,22 @@ func sinceFlag(c *cli.Context) (time.Time, error) {
 	return time.Time{}, usage("--since %q is no time", text).hint("such as 2026-11-20, '2026-11-20 18:00' or 2026-11-20T18:00:00Z")
 }
 
-// hostsIfOpen returns the put-only hosts, if what opens the repository is given: it is not asked for.
-func (p *program) hostsIfOpen(c *cli.Context, b chunkstore.Backend) ([]chunkstore.Host, error) {
-	some := false
-	if err := b.List(c.Context, "h/", func(chunkstore.Info) error { some = true; return context.Canceled }); !some {
-		return nil, err
-	}
+// ifOpen opens the repository, if what opens it is given: it is not asked for. Else, or where that does not fit, it returns nil.
+func (p *program) ifOpen(c *cli.Context, b chunkstore.Backend) (*chunkstore.Repository, error) {
 	secret, err := p.secretGiven(c)
 	if err != nil || secret == nil {
 		return nil, err
 	}
 	repo, err := chunkstore.Open(c.Context, b, secret, chunkstore.Options{Logger: p.logger(c)})
-	if err != nil {
-		return nil, err
+	if errors.Is(err, crypto.ErrWrongKey) || errors.Is(err, crypto.ErrDamaged) {
+		p.note(c, "put-only hosts, and which slots were removed, are not shown: %v", err)
+		return nil, nil
 	}
+	return repo, err
+}
+
+// hosts returns the put-only hosts.
+func (p *program) hosts(c *cli.Context, repo *chunkstore.Repository) ([]chunkstore.Host, error) {
 	hosts, bad, err := repo.Hosts(c.Context)
 	for name, err := range bad {
 		p.logger(c).Warn("what is on record of a put-only host cannot be read", "object", name, "error", err)
