@@ -226,6 +226,7 @@ func (c *checker) index(ctx context.Context) error {
 	for name, err := range bad {
 		c.fault(name, err)
 	}
+	l.deleted = c.gone
 	c.r.loadMu.Lock()
 	defer c.r.loadMu.Unlock()
 	c.r.loaded = true

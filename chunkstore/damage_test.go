@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -268,6 +269,49 @@ func TestCondemnedPacks(t *testing.T) {
 		if !bytes.Equal(restore(t, r, o), content) {
 			t.Error("content differs")
 		}
+	}
+}
+
+// A chunk of which one pack is on record as deleted, and the other one condemned by a collection that has not carried that out, is not
+// lost: check says so, whichever of the packs the index lists first.
+func TestCheckWhereOneCopyIsDeletedAndOneCondemned(t *testing.T) {
+	base := mem.New(mem.Options{})
+	r := newRepository(t, base, chunkstore.Options{StateDir: t.TempDir()})
+	content := noise(33, 200_000)
+	condemn := func(b chunkstore.Backend, of, suffix string, packs []string) {
+		for i, pack := range packs {
+			mark := fmt.Sprintf("g/0a0a0a0a0a0a0a0a/%s%031x%s", of, i, suffix)
+			if err := chunkstore.Condemn(t.Context(), reopen(t, b, chunkstore.Options{}), mark, pack); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := backup(t.Context(), r, content); err != nil {
+		t.Fatal(err)
+	}
+	first := slices.Concat(namesUnder(t, base, "p/"), namesUnder(t, base, "t/"))
+	marked := base.Clone()
+	condemn(marked, "1", "", first)
+	if _, err := backup(t.Context(), reopen(t, marked, chunkstore.Options{}), content); err != nil {
+		t.Fatal(err)
+	}
+	second := slices.DeleteFunc(slices.Concat(namesUnder(t, marked, "p/"), namesUnder(t, marked, "t/")), func(name string) bool { return slices.Contains(first, name) })
+	for _, mark := range namesUnder(t, marked, "g/") {
+		if err := marked.Delete(t.Context(), mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		store := marked.Clone()
+		condemn(store, "1", "-done", first)
+		for _, pack := range first {
+			if err := store.Delete(t.Context(), pack); err != nil {
+				t.Fatal(err)
+			}
+		}
+		condemn(store, "2", "", second)
+		wantClean(t, reopen(t, store, chunkstore.Options{}))
+		first, second = second, first
 	}
 }
 
