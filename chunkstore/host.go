@@ -208,7 +208,21 @@ func (r *Repository) RemoveHost(ctx context.Context, name string, since time.Tim
 	return h, nil
 }
 
-func (r *Repository) removeHost(ctx context.Context, name string, since time.Time) (Host, error) {
+// RemovalOf tells what RemoveHost would do: which host it is, and which snapshots of it would count for nothing then, oldest first.
+func (r *Repository) RemovalOf(ctx context.Context, name string, since time.Time) (Host, []Outcome, error) {
+	h, err := r.presentHost(ctx, name)
+	var all []Outcome
+	if err == nil {
+		all, err = r.Outcomes(ctx)
+	}
+	if err != nil {
+		return Host{}, nil, fmt.Errorf("remove put-only host %q: %w", name, err)
+	}
+	return h, slices.DeleteFunc(all, func(o Outcome) bool { return o.Writer != h.Writer || since.IsZero() || !o.Modified.After(since) }), nil
+}
+
+// presentHost returns the host of that name, or writer id, that was not removed.
+func (r *Repository) presentHost(ctx context.Context, name string) (Host, error) {
 	all, _, err := r.Hosts(ctx)
 	if err != nil {
 		return Host{}, err
@@ -217,17 +231,25 @@ func (r *Repository) removeHost(ctx context.Context, name string, since time.Tim
 	if n < 0 {
 		return Host{}, ErrNoHost
 	}
+	return all[n], nil
+}
+
+func (r *Repository) removeHost(ctx context.Context, name string, since time.Time) (Host, error) {
+	h, err := r.presentHost(ctx, name)
+	if err != nil {
+		return Host{}, err
+	}
 	text, err := json.Marshal(removal{Version: 1, Since: since.UTC()})
 	if err != nil {
 		return Host{}, err
 	}
-	object := hostName(all[n].Writer) + removedSuffix
+	object := hostName(h.Writer) + removedSuffix
 	if err := r.putSigned(ctx, crypto.TypeHost, object, text); err != nil {
 		return Host{}, err
 	}
 	info, err := r.backend.Stat(ctx, object)
-	all[n].Removed = removedAt(since, info.Modified)
-	return all[n], err
+	h.Removed = removedAt(since, info.Modified)
+	return h, err
 }
 
 // removedAt returns from when on a host is removed, whose removal was stored at that time.

@@ -423,6 +423,10 @@ func TestRemovedHost(t *testing.T) {
 		if _, err := r.RemoveHost(t.Context(), "db2", since); !errors.Is(err, chunkstore.ErrNoHost) {
 			t.Errorf("another: %v", err)
 		}
+		before := names(t, store)
+		if h, lost, err := r.RemovalOf(t.Context(), "db1", since); err != nil || h.Name != "db1" || (len(lost) == 1) == since.IsZero() || !slices.Equal(before, names(t, store)) {
+			t.Errorf("what would be removed since %v: %+v, %+v, %v", since, h, lost, err)
+		}
 		if _, err := r.RemoveHost(t.Context(), "db1", since); err != nil {
 			t.Fatal(err)
 		}

@@ -132,8 +132,10 @@ the credential was stolen earlier, say since when: by the clock of the store.
 Take its keys to the store away too. NAME is the host's name, or its writer id.
 
    hakobune key remove-host db1
+   hakobune key remove-host -n --since '2026-11-20 18:00' db1     which snapshots would count for nothing?
    hakobune key remove-host --since '2026-11-20 18:00' db1`,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "change nothing, tell which snapshots would count for nothing"},
 			&cli.StringFlag{Name: "since", Usage: "what it stored after `TIME` counts for nothing either"},
 		},
 		Action: p.keyRemoveHost,
@@ -153,12 +155,40 @@ func (p *program) keyRemoveHost(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("dry-run") {
+		return p.wouldRemoveHost(c, repo, name, since)
+	}
 	h, err := repo.RemoveHost(c.Context, name, since)
 	if err != nil {
 		return hostHint(err)
 	}
 	return p.result(c, newHostLine("host_removed", h), func() {
 		fmt.Fprintf(p.out, "removed put-only host %s, writer %v: what it stores after %s counts for nothing\n", h.Name, h.Writer, localTime(h.Removed))
+	})
+}
+
+type hostRemovalLine struct {
+	hostLine
+	DryRun    bool     `json:"dry_run"`
+	Snapshots []string `json:"snapshots"` // that would count for nothing
+}
+
+// wouldRemoveHost tells what the removal of a host would take back.
+func (p *program) wouldRemoveHost(c *cli.Context, repo *chunkstore.Repository, name string, since time.Time) error {
+	h, lost, err := repo.RemovalOf(c.Context, name, since)
+	if err != nil {
+		return hostHint(err)
+	}
+	line := hostRemovalLine{newHostLine("host_removed", h), true, []string{}}
+	for _, o := range lost {
+		line.Snapshots = append(line.Snapshots, o.Session.Random())
+	}
+	return p.result(c, line, func() {
+		fmt.Fprintf(p.out, "would remove put-only host %s, writer %v: what it stores from then on counts for nothing\n", h.Name, h.Writer)
+		for _, o := range lost {
+			fmt.Fprintf(p.out, "snapshot %s, stored %s, would count for nothing\n", o.Session.Random()[:8], localTime(o.Modified))
+		}
+		fmt.Fprintln(p.out, "nothing was changed")
 	})
 }
 
