@@ -38,6 +38,9 @@ func NewStandIn(repo *chunkstore.Repository, engine StandInEngine, name string, 
 	return &StandIn{repo: repo, engine: engine, name: name, o: o}
 }
 
+// At says which site has the system now, where that is not the one of Options.
+func (s *StandIn) At(site snapshot.Site) { s.o.Site = site }
+
 // Stopped is what was stopped for the last snapshot, for this process to remember.
 type Stopped struct {
 	Since time.Time `json:"since"` // when the first container was asked to stop

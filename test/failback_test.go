@@ -8,7 +8,7 @@ import (
 )
 
 // A system comes home while it still runs at the stand-in: it is stopped there by the command that brings it home, with
-// all that was written until then. That is killed once, when it has stopped something there.
+// all that was written until then. That moves back once, because of a gate, and is killed once, when it has stopped something there.
 func TestFailbackFromRunningStandIn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the program under test is built without the race detector")
@@ -39,6 +39,13 @@ func TestFailbackFromRunningStandIn(t *testing.T) {
 	plan := home.ok(t, append(args[:1:1], append([]string{"-n"}, args[1:]...)...)...)
 	if !strings.Contains(plan.err, name+"-db") || !strings.Contains(plan.out, "plan:") {
 		t.Errorf("dry run:\n%s\n%s", plan.err, plan.out)
+	}
+	home.fails(t, 23, []string{"gate exec:" + name + "-web:false", "the stand-in runs again"}, "failback", "--host", first.Host.Host, "--stand-in", second.Host.Host,
+		"--gate", "exec:"+name+"-web:false", "--gate-timeout", "1ms", name)
+	for m, want := range map[*machine]string{&first: "exited", &second: "running"} {
+		if got := m.docker(t, "inspect", "-f", "{{.State.Status}}", name+"-db"); got != want {
+			t.Errorf("after a gate that was not passed, on %s it is %s", m.Host.Name, got)
+		}
 	}
 	second.docker(t, "exec", name+"-db", "sh", "-c", "echo order 3 >>/data/orders; sync")
 	home.killedFailback(t, second, name+"-web", args...)

@@ -12,6 +12,7 @@ import (
 	"github.com/hakobune-dr/hakobune/crypto"
 	"github.com/hakobune-dr/hakobune/exporter"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/importer/failover"
 	"github.com/hakobune-dr/hakobune/internal/docker"
 )
 
@@ -26,6 +27,7 @@ const (
 	exitMissed       = 20
 	exitDrill        = 21
 	exitOwned        = 22
+	exitBack         = 23
 	exitInterrupted  = 130
 )
 
@@ -73,6 +75,7 @@ func withHint(err error, format string, args ...any) error {
 func exitCode(err error, interrupted bool) int {
 	var owned *snapshot.OwnedError
 	var drill *importer.DrillError
+	var standIn *failover.StandInError
 	switch {
 	case errors.Is(err, errUsage):
 		return exitUsage
@@ -80,6 +83,8 @@ func exitCode(err error, interrupted bool) int {
 		return exitInterrupted
 	case errors.As(err, &owned):
 		return exitOwned
+	case errors.As(err, &standIn) && standIn.Back: // whatever the reason
+		return exitBack
 	case errors.As(err, &drill): // whatever the reason
 		return exitDrill
 	case errors.Is(err, chunkstore.ErrNoRepository):

@@ -23,11 +23,14 @@ func (p *program) failbackCommand() *cli.Command {
 home lacks of that here, under other names, as standby sync does; then stops it, makes the last snapshot, and
 brings what that has more. So the system is down only from there until it is healthy here, which is measured
 and put on record. Until home has all that it needs, whatever fails or kills this command, the stand-in's
-containers are started again, at the latest after --max-stop; and if the system does not become healthy here,
-too, and it is the stand-in's again.
+containers are started again, at the latest after --max-stop. If the system does not become healthy here, or does
+not pass a gate, it moves back: it is stopped here, is the stand-in's site's again, and is started there, in this
+order; the command ends with exit code 23 then. What it was here stays, stopped, with all that was written to it,
+until the next failback, which moves it aside and keeps it. With --stay a gate that is not passed moves nothing.
 
 Without --stand-in the newest snapshot that the stand-in has stored counts, and somebody has to stop it there;
-what was written there since that snapshot stays there. A snapshot from before it got the system is refused.
+what was written there since that snapshot stays there. A snapshot from before it got the system is refused. A
+gate that is not passed leaves the system here then, and the commands that give it back are shown.
 
 Either way the command takes the system for this site, so that the stand-in's backups stop with exit code 22;
 moves what has the system's names here aside, and keeps it; restores the snapshot, of which only what home

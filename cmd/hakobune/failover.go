@@ -105,6 +105,7 @@ func (p *program) move(c *cli.Context, why string) error {
 		if standIn != nil {
 			opts.StandIn = standIn
 		}
+		opts.Stay = c.Bool("stay")
 		opts.Incomplete, opts.Told = c.Bool("incomplete"), func(what string) { p.note(c, "%s", what) }
 	}
 	p.tellOwner(c, cat.Owner(snap.System.Name), opts.Site)
@@ -123,6 +124,9 @@ func (p *program) move(c *cli.Context, why string) error {
 	if err != nil {
 		for _, n := range result.Notes {
 			p.note(c, "%s", n)
+		}
+		if len(result.Kept) > 0 {
+			p.note(c, "what was here before is kept: %s", strings.Join(result.Kept, ", "))
 		}
 		return clashHint(err)
 	}

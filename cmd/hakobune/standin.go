@@ -19,6 +19,7 @@ func standInFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "exclude", Usage: "with --stand-in: do not read `PATTERN`, as for a backup"},
 		&cli.StringSliceFlag{Name: "include", Usage: "with --stand-in: read the volume or bind mount `NAME` although it is large or on a network file system"},
 		&cli.StringFlag{Name: "max-bind", Usage: "with --stand-in: do not read bind mounts larger than `SIZE`", Value: "10GiB"},
+		&cli.BoolFlag{Name: "stay", Usage: "with --stand-in: leave the system here, and the stand-in stopped, although a gate is not passed"},
 		&cli.BoolFlag{Name: "incomplete", Usage: "with --stand-in: go on although the last snapshot lacks something"},
 	}
 }

@@ -58,6 +58,8 @@ type Options struct {
 	Planned func(*importer.Plan)
 	// StandIn is where a system that comes home still runs: see StandIn. Nil: what is newest in the catalog counts.
 	StandIn StandIn
+	// Stay leaves the system here, and the StandIn stopped, where a gate is not passed.
+	Stay bool
 	// Incomplete lets a last snapshot of the stand-in count that lacks something.
 	Incomplete bool
 	// Told, if not nil, is told what the StandIn is about to do.
@@ -113,6 +115,8 @@ type state struct {
 	// Stopped, of a failback: the stand-in is stopped, Snapshot is its last, and what comes after happens here.
 	Stopped *exporter.Stopped `json:"stopped,omitempty"`
 	From    snapshot.Site     `json:"from,omitzero"` // the stand-in's
+	// Back: home did not do, and the system is on its way back to the stand-in.
+	Back bool `json:"back,omitempty"`
 	// Fetched and Local are what was read by the stages before the restore.
 	Fetched int64 `json:"fetched,omitempty"`
 	Local   int64 `json:"local,omitempty"`
@@ -148,6 +152,11 @@ func (f *run) run(ctx context.Context) error {
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
+	if f.state.Back {
+		if err := f.endMoveBack(ctx); err != nil {
+			return err
+		}
+	}
 	if f.state.Restored == nil {
 		f.sorry = f.o.SorryPage.open(ctx, f.o.SorryPage.at(&f.snap.System, f.o.Restore), func(port int, err error) {
 			f.res.Notes = append(f.res.Notes, fmt.Sprintf("no page at port %d: %v", port, err))
@@ -157,7 +166,7 @@ func (f *run) run(ctx context.Context) error {
 			return err
 		}
 		if err := f.bringUp(ctx); err != nil {
-			return f.goBack(ctx, err)
+			return f.moveBack(ctx, err)
 		}
 		f.sorry.close() // also at ports that nobody publishes: no gate is passed by the page
 	}
@@ -172,7 +181,7 @@ func (f *run) run(ctx context.Context) error {
 		}
 	}
 	if err := f.pass(ctx); err != nil {
-		return err
+		return f.notPassed(ctx, err)
 	}
 	if err := f.record(ctx); err != nil {
 		return err
@@ -196,9 +205,16 @@ func (f *run) begin(ctx context.Context) error {
 	f.res.Resumed = err == nil
 	t := f.cat.Owner(f.snap.System.Name)
 	owned := t != nil && t.Site.Is(f.o.Site)
-	begun := f.state.Stopped != nil && t != nil && !owned && t.Number+1 == f.state.Term // and not claimed yet
-	if (!owned || t.Number != f.state.Term) && !begun || f.state.Restored != nil && !f.stands(ctx) {
-		f.state, f.res.Resumed = state{}, false // the system was elsewhere since, or somebody has cleared up
+	if !f.goesOn(t) {
+		f.state, f.res.Resumed = state{}, false // the system was elsewhere since
+	}
+	if f.state.Back {
+		return ctx.Err()
+	}
+	if f.state.Restored != nil && !f.stands(ctx) {
+		if f.state.Restored = nil; f.state.Stopped == nil || f.state.Recorded {
+			f.state, f.res.Resumed = state{}, false // somebody has cleared up
+		}
 	}
 	if owned && f.o.Why == snapshot.WhyFailback && !f.res.Resumed {
 		if err := f.notHomeYet(ctx, t.Number); err != nil {
@@ -219,6 +235,19 @@ func (f *run) begin(ctx context.Context) error {
 	}
 	f.state.Version, f.state.System = 1, f.snap.System.Name
 	return ctx.Err()
+}
+
+// goesOn reports whether what is remembered counts yet, by whose the system is now.
+func (f *run) goesOn(t *snapshot.Term) bool {
+	switch {
+	case t == nil:
+		return false
+	case t.Site.Is(f.o.Site):
+		return t.Number == f.state.Term
+	case f.state.Stopped == nil || !t.Site.Is(f.state.From):
+		return false
+	}
+	return t.Number == f.state.Term-1 || f.state.Back && t.Number == f.state.Term+1 // not claimed yet; given back
 }
 
 // stands reports whether the containers of the restore are still there and run.
@@ -255,6 +284,9 @@ func (f *run) bringUp(ctx context.Context) error {
 	}
 	r, err := importer.Restore(ctx, f.repo, f.snap, f.engine, o)
 	f.res.Restore = r
+	if err != nil {
+		f.state.Restored = nil // it may have been complete, but for this process remembering it
+	}
 	return err
 }
 

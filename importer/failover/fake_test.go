@@ -44,6 +44,7 @@ type fake struct {
 	next       int
 	execs      []string
 	started    func() error // called when a container is started; nil: nothing else happens
+	execed     func()       // called when a command is run; nil: nothing else happens
 	fault      func() error // called before each call takes effect; nil: none
 }
 
@@ -223,6 +224,9 @@ func (f *fake) State(_ context.Context, id string) (s snapshot.State, err error)
 func (f *fake) Exec(_ context.Context, id string, argv []string, out io.Writer) (int, error) {
 	err := f.call()
 	defer f.mu.Unlock()
+	if f.execed != nil {
+		f.execed()
+	}
 	f.execs = append(f.execs, argv[len(argv)-1])
 	if argv[len(argv)-1] == "false" {
 		fmt.Fprintln(out, "it is not so")

@@ -33,11 +33,12 @@ type Passed struct {
 	Took time.Duration `json:"took"` // from the moment when all containers were healthy
 }
 
-// A GateError says that a gate was not passed in time. The system runs; it was not undone.
+// A GateError says that a gate was not passed in time. The system runs; it was not undone, unless a StandInError says so.
 type GateError struct {
 	Gate  string
 	After time.Duration
 	Err   error // of the last try
+	hint  string
 }
 
 func (e *GateError) Error() string {
@@ -45,6 +46,9 @@ func (e *GateError) Error() string {
 }
 
 func (e *GateError) Unwrap() error { return e.Err }
+
+// Hint returns the next step.
+func (e *GateError) Hint() string { return e.hint }
 
 // ParseGate reads a gate:
 //
@@ -118,7 +122,7 @@ func (f *run) await(ctx context.Context, g Gate) error {
 		select {
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errGateTime) {
-				return &GateError{g.String(), timeout, last}
+				return &GateError{Gate: g.String(), After: timeout, Err: last}
 			}
 			return ctx.Err()
 		case <-time.After(pause):

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/exporter"
@@ -16,9 +15,11 @@ import (
 // StandIn is where a system that comes home runs until then: *exporter.StandIn is one. With it a failback needs nobody
 // at the stand-in, and the system is down for a moment only: a snapshot is made while it runs, and what home lacks of it
 // is staged here; then it is stopped, which makes the last snapshot, and what that has more is staged; then home takes
-// the system and starts it. What fails before home has it, healthy, ends with the stand-in running again, and the
-// owner of the system.
+// the system and starts it. What fails before home has it, healthy and through all gates, ends with the stand-in running
+// again, and the owner of the system: see moveback.go.
 type StandIn interface {
+	// At says which site it is at, where that is not the one that it was made with.
+	At(site snapshot.Site)
 	// Backup makes a snapshot while the system goes on.
 	Backup(ctx context.Context) (*snapshot.Snapshot, error)
 	// Stop makes the last snapshot and stops the system for it. Until Leave it starts again whatever happens to this
@@ -39,6 +40,7 @@ var _ StandIn = (*exporter.StandIn)(nil)
 // A StandInError says that a failback did not happen, and how the stand-in is.
 type StandInError struct {
 	Err  error
+	Back bool // it runs again, and the system is its site's
 	hint string
 }
 
@@ -48,11 +50,15 @@ func (e *StandInError) Unwrap() error { return e.Err }
 // Hint returns the next step.
 func (e *StandInError) Hint() string { return e.hint }
 
+func errStandInNeeded() error {
+	return &StandInError{Err: errors.New("an earlier run has stopped the stand-in"), hint: "give the same --stand-in again: it goes on from there"}
+}
+
 // fetchHome brings what the stand-in has to this site, and stops it. Afterwards its last snapshot is the one to restore.
 func (f *run) fetchHome(ctx context.Context) error {
 	switch {
 	case f.o.StandIn == nil && f.state.Stopped != nil:
-		return &StandInError{errors.New("an earlier run has stopped the stand-in"), "give the same --stand-in again: it goes on from there"}
+		return errStandInNeeded()
 	case f.o.StandIn == nil:
 		return nil
 	case f.state.Stopped != nil:
@@ -83,7 +89,7 @@ func (f *run) fetchHome(ctx context.Context) error {
 	}
 	if err := f.leaveStandIn(ctx, last, was); err != nil {
 		f.state.Stopped = nil
-		return f.startStandIn(ctx, was, errors.Join(err, f.forget()))
+		return f.startStandIn(ctx, was, errors.Join(err, f.forget()), nil)
 	}
 	return nil
 }
@@ -106,49 +112,6 @@ func (f *run) leaveStandIn(ctx context.Context, last *snapshot.Snapshot, was exp
 		return err
 	}
 	return f.o.StandIn.Leave()
-}
-
-// goBack undoes what fetchHome did, after a failure to bring the system up here: the stand-in gets it back and starts.
-func (f *run) goBack(ctx context.Context, failed error) error {
-	if f.o.StandIn == nil || f.state.Stopped == nil {
-		return failed
-	}
-	var owned *snapshot.OwnedError
-	if errors.As(failed, &owned) {
-		return &StandInError{failed, "the stand-in was stopped and stays so, for the system is another site's now"}
-	}
-	if f.res.Restore != nil && slices.ContainsFunc(f.res.Restore.Left, func(what string) bool { return strings.HasPrefix(what, string(importer.KindContainer)+" ") }) {
-		return &StandInError{failed, "containers are left here, so the stand-in was not started again; run the same command again"}
-	}
-	was := *f.state.Stopped
-	ctx = context.WithoutCancel(ctx)
-	if err := f.giveBack(ctx); err != nil {
-		failed = errors.Join(failed, fmt.Errorf("the stand-in runs, but its site could not be made the owner again: %w", err))
-	}
-	f.state.Stopped = nil
-	return f.startStandIn(ctx, was, errors.Join(failed, f.forget()))
-}
-
-// giveBack makes the stand-in's site the owner again, if this one is it.
-func (f *run) giveBack(ctx context.Context) error {
-	cat, err := snapshot.ReadCatalog(ctx, f.repo) // one that knows this site's claim
-	if err != nil {
-		return err
-	}
-	f.cat = cat
-	if t := cat.Owner(f.snap.System.Name); t == nil || !t.Site.Is(f.o.Site) {
-		return nil
-	}
-	_, err = f.claimFor(ctx, f.state.From, snapshot.WhyHandover)
-	return err
-}
-
-// startStandIn starts the stand-in again because of a failure.
-func (f *run) startStandIn(ctx context.Context, was exporter.Stopped, failed error) error {
-	if err := f.o.StandIn.Start(context.WithoutCancel(ctx), was); err != nil {
-		return &StandInError{errors.Join(failed, fmt.Errorf("THE SYSTEM RUNS NOWHERE: %w", err)), "start it at the stand-in by hand, or run the same command again"}
-	}
-	return &StandInError{failed, "the stand-in runs again, and the system is its site's; run the same command again"}
 }
 
 // retireStandIn keeps the stand-in's engine from starting the system when that engine is started.

@@ -64,6 +64,8 @@ func (s *standIn) save(ctx context.Context) (*snapshot.Snapshot, error) {
 	return snap, err
 }
 
+func (s *standIn) At(snapshot.Site) {}
+
 func (s *standIn) Backup(ctx context.Context) (*snapshot.Snapshot, error) {
 	if err := s.call("backup"); err != nil {
 		return nil, err
