@@ -82,7 +82,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s each): parsers of what is stored, s
 	@$(GO) list ./... | while read -r pkg; do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "$$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),10s) $$pkg || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzzminimizetime 2s -fuzztime $(or $(FUZZTIME),10s) $$pkg || exit 1; \
 		done; \
 	done
 

@@ -1,11 +1,11 @@
 package chunkstore
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // FormatVersion is the version of the repository format that this program writes. It reads every
@@ -66,7 +66,7 @@ func parseConfig(b []byte) (Config, error) {
 	if len(b) > maxConfig {
 		return c, fmt.Errorf("%w: object %q of %d bytes is not a repository's config", crypto.ErrDamaged, configName, len(b))
 	}
-	if err := json.Unmarshal(b, &c); err != nil || c.Magic != configMagic {
+	if err := frugal.Unmarshal(b, &c); err != nil || c.Magic != configMagic {
 		return c, fmt.Errorf("%w: object %q is not a repository's config", crypto.ErrDamaged, configName)
 	}
 	if c.Version > FormatVersion || len(c.Features) > 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // What a collection leaves under g/<writer>/<id>: the mark itself, which condemns packs; who has to end
@@ -367,13 +367,13 @@ func unmarshalVersioned(text []byte, v any) error {
 	var head struct {
 		Version int `json:"version"`
 	}
-	if err := json.Unmarshal(text, &head); err != nil {
+	if err := frugal.Unmarshal(text, &head); err != nil {
 		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	if head.Version != 1 {
 		return fmt.Errorf("%w: record of version %d", crypto.ErrNewer, head.Version)
 	}
-	if err := json.Unmarshal(text, v); err != nil {
+	if err := frugal.Unmarshal(text, v); err != nil {
 		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // Outcome is how a session ended: the object n/<writer>/<session>. Its plaintext is a MAC under
@@ -188,7 +189,7 @@ func (r *Repository) openManifest(o *Outcome, name string) error {
 		return err
 	}
 	var m manifest
-	if err := json.Unmarshal(text, &m); err != nil {
+	if err := frugal.Unmarshal(text, &m); err != nil {
 		return fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	o.Host, o.Summary, o.Body, o.Packs = m.Host, m.Summary, m.Body, m.Packs
@@ -413,7 +414,7 @@ func (r *Repository) parseOutcome(name string, object []byte) (Outcome, error) {
 	if !hmac.Equal(mac[:], plain[:sha256.Size]) {
 		return o, fmt.Errorf("%w: not written by the host that it names", crypto.ErrDamaged)
 	}
-	if err := json.Unmarshal(plain[sha256.Size:], &o); err != nil {
+	if err := frugal.Unmarshal(plain[sha256.Size:], &o); err != nil {
 		return o, fmt.Errorf("%w: %w", crypto.ErrDamaged, err)
 	}
 	if o.Version != 1 {

@@ -5,8 +5,11 @@ package chunkstore
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,11 +32,10 @@ func sampleIndex() []byte {
 	})
 }
 
-// What a parser may allocate for an input of n bytes, beside what an error takes. Of what lies there in binary it is twice that.
-// Text becomes Go's strings and slices, and encoding/json takes up to 350 KiB for 10,000 levels, the most that it goes into.
-// Chunks are bounded by MaxChunk, whatever a compressed one says.
+// What a parser may allocate for an input of n bytes, beside what an error takes: twice that; a reader of JSON (package frugal) some for
+// itself. Chunks are bounded by MaxChunk, whatever a compressed one says.
 func binaryLimit(n int) uint64 { return uint64(2*n + 4<<10) }
-func textLimit(n int) uint64   { return uint64(32*n + 400<<10) }
+func textLimit(n int) uint64   { return uint64(2*n + 128<<10) }
 
 // bounded fails if parse allocates more than limit. What others allocate meanwhile is not there each time.
 func bounded(t *testing.T, limit uint64, parse func()) {
@@ -148,7 +150,7 @@ func FuzzParsePackRefs(f *testing.F) {
 	})
 }
 
-// What is JSON of a version: sessions, forget records, marks, records.
+// What is JSON of a version: sessions, outcomes, forget records, marks, records, claims, put-only hosts; and what is sealed in their outcomes.
 func FuzzVersioned(f *testing.F) {
 	for _, text := range []string{
 		`{"version":1,"host":"h","program":"p","started":"2026-11-20T02:00:00Z","pid":1}`,
@@ -157,14 +159,17 @@ func FuzzVersioned(f *testing.F) {
 	} {
 		f.Add([]byte(text))
 	}
-	for _, name := range []string{"snapshots", "sessions", "body"} {
-		f.Add([]byte(`{"version":1,"` + name + `":[""` + strings.Repeat(`,""`, 100_000) + `]}`))
+	for _, list := range []string{`"snapshots":[%s]`, `"sessions":[%s]`, `"systems":[%s]`, `"body":[%s]`, `"body":{"chunks":[%s]}`, `"packs":{"chunks":[%s]}`} {
+		for _, value := range []string{`""`, `{}`, `null`} {
+			f.Add(fmt.Appendf(nil, `{"version":1,`+list+`}`, value+strings.Repeat(","+value, 5_000)))
+		}
 	}
 	f.Add([]byte(strings.Repeat("[", 9999)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, fresh := range []func() any{
 			func() any { return &sessionRecord{} }, func() any { return &forgetRecord{} }, func() any { return &waitsRecord{} },
-			func() any { return &Record{} }, func() any { return &Outcome{} }, func() any { return &Claim{} }, func() any { return &resealedOutcome{} }, func() any { return &resealedRecord{} },
+			func() any { return &Record{} }, func() any { return &Outcome{} }, func() any { return &Claim{} }, func() any { return &resealedOutcome{} },
+			func() any { return &Host{} }, func() any { return &removal{} }, func() any { return &manifest{} }, func() any { return &resealedRecord{} },
 		} {
 			var err error
 			bounded(t, textLimit(len(b)), func() { err = unmarshalVersioned(b, fresh()) })
@@ -173,6 +178,24 @@ func FuzzVersioned(f *testing.F) {
 			}
 		}
 	})
+}
+
+// However many names of objects a record has, it can be read: they are long enough.
+func TestLongRecords(t *testing.T) {
+	name := sessionName(outcomePrefix, crypto.WriterID{1}, SessionID{2})
+	for want, got := range map[any]any{
+		&forgetRecord{Version: 1, Snapshots: slices.Repeat([]string{name}, 3000)}: &forgetRecord{},
+		&waitsRecord{Version: 1, Sessions: slices.Repeat([]string{name}, 3000)}:   &waitsRecord{},
+	} {
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bounded(t, textLimit(len(text)), func() { err = unmarshalVersioned(text, got) })
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%T: %v", want, err)
+		}
+	}
 }
 
 // Names of objects: whatever is taken for one has the name that is made of its parts again.

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // HKDF labels of what concerns put-only hosts. Frozen like the others.
@@ -223,13 +225,13 @@ func IsCredential(content []byte) bool {
 	var f struct {
 		Hakobune string `json:"hakobune"`
 	}
-	return json.Unmarshal(content, &f) == nil && f.Hakobune == credentialMagic
+	return frugal.Unmarshal(content, &f) == nil && f.Hakobune == credentialMagic
 }
 
 // ParseCredential reads what NewCredential wrote. Errors show nothing of the content; they wrap ErrWrongKey, or ErrNewer.
 func ParseCredential(content []byte) (*Credential, error) {
 	var f credentialFile
-	if json.Unmarshal(content, &f) != nil || f.Hakobune != credentialMagic || f.Version < 1 {
+	if frugal.Unmarshal(content, &f) != nil || f.Hakobune != credentialMagic || f.Version < 1 {
 		return nil, fmt.Errorf("%w: not a credential of a put-only host", ErrWrongKey)
 	}
 	if f.Version > credentialVersion {

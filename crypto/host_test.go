@@ -353,8 +353,11 @@ func FuzzParseCredential(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"hakobune":"put-only host","version":1,"epochs":[{}]}`))
+	f.Add([]byte(`{"hakobune":"put-only host","version":1,"epochs":[{}` + strings.Repeat(`,{}`, 100_000) + `]}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		c, err := crypto.ParseCredential(content)
+		var c *crypto.Credential
+		var err error
+		bounded(t, 4*len(content), func() { c, err = crypto.ParseCredential(content) }) // JSON, and the keys of each epoch
 		if err == nil && !crypto.IsCredential(content) || err != nil && !errors.Is(err, crypto.ErrWrongKey) && !errors.Is(err, crypto.ErrNewer) {
 			t.Errorf("%v, %v", c, err)
 		}

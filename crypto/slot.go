@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // Payload is what a key slot protects: all that opens a repository.
@@ -32,8 +35,8 @@ const (
 	slotMagic      = "key slot"
 	payloadMagic   = "repository keys"
 	slotVersion    = 1
-	maxSlot        = 1 << 20 // bytes of a slot; none that is made comes near
-	maxText        = 256     // bytes of a label or a host
+	maxSlot        = 256 << 10 // bytes of a slot: one of a thousand key epochs has half of that
+	maxText        = 256       // bytes of a label or a host
 	slotIDSize     = 8
 	commitmentSize = 32
 )
@@ -188,22 +191,10 @@ func decodeSlot(b []byte) (*slotFile, error) {
 	if len(b) > maxSlot {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrDamaged, len(b), maxSlot)
 	}
-	var head struct {
-		Hakobune string
-		Version  int
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if head.Hakobune != slotMagic || head.Version < 1 {
-		return nil, fmt.Errorf("%w: not a key slot", ErrDamaged)
-	}
-	if head.Version > slotVersion {
-		return nil, fmt.Errorf("%w: slot version %d, newest known is %d", ErrNewer, head.Version, slotVersion)
-	}
 	f := new(slotFile)
-	if err := json.Unmarshal(b, f); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	err := frugal.Unmarshal(b, f)
+	if err := headOf(b, f, err); err != nil {
+		return nil, err
 	}
 	if err := f.check(); err != nil {
 		return nil, err
@@ -213,6 +204,29 @@ func decodeSlot(b []byte) (*slotFile, error) {
 		return nil, fmt.Errorf("%w: not in the form that slots are written in", ErrDamaged)
 	}
 	return f, nil
+}
+
+// headOf returns an error unless b, read into f with that error, is a slot of a version that is known.
+func headOf(b []byte, f *slotFile, err error) error {
+	head := struct {
+		Hakobune string
+		Version  int
+	}{f.Hakobune, f.Version}
+	if err != nil { // in a later version other fields may be something else
+		if err := frugal.Unmarshal(b, &head); err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	if head.Hakobune != slotMagic || head.Version < 1 {
+		return fmt.Errorf("%w: not a key slot", ErrDamaged)
+	}
+	if head.Version > slotVersion {
+		return fmt.Errorf("%w: slot version %d, newest known is %d", ErrNewer, head.Version, slotVersion)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
 }
 
 // check holds a slot to the shape of its kind and to the bounds.
@@ -227,7 +241,7 @@ func (f *slotFile) check() error {
 			err = errors.New("key derivation of a passphrase")
 		}
 	case kindAge:
-		if f.Age == "" || f.KDF != nil || f.Salt != nil || f.Commitment != nil || f.Box != nil {
+		if !isArmor(f.Age) || f.KDF != nil || f.Salt != nil || f.Commitment != nil || f.Box != nil {
 			err = errors.New("not just an age file in it")
 		}
 	default:
@@ -240,6 +254,13 @@ func (f *slotFile) check() error {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
+}
+
+// isArmor tells whether text is made of nothing but what an armored file is made of. So it is not longer when it is encoded again.
+func isArmor(text string) bool {
+	return text != "" && strings.IndexFunc(text, func(r rune) bool {
+		return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune("0123456789+/=- \n", r)
+	}) < 0
 }
 
 func (f *slotFile) checkPassphrase() error {
@@ -299,7 +320,7 @@ func encodePayload(info SlotInfo, p Payload) ([]byte, error) {
 // decodePayload returns the payload of a slot whose clear part is info.
 func decodePayload(info SlotInfo, plain []byte) (Payload, error) {
 	var f payloadFile
-	if err := json.Unmarshal(plain, &f); err != nil {
+	if err := frugal.Unmarshal(plain, &f); err != nil {
 		return Payload{}, errors.New("not JSON of the expected form") // json's error would show bytes of it
 	}
 	if f.Hakobune != payloadMagic || f.Version != slotVersion {

@@ -28,18 +28,18 @@ const module = "github.com/hakobune-dr/hakobune"
 // internal/docker reads layers out of an engine's own store, which holds them in tar-split's format or compressed;
 // extraction is our own (no path leaves its directory, sparse files stay sparse), so moby/go-archive is not used at all.
 var house = map[string][]string{
-	"crypto": {"filippo.io/age", "github.com/minio/sio", "golang.org/x/crypto"},
+	"crypto": {module + "/internal/frugal", "filippo.io/age", "github.com/minio/sio", "golang.org/x/crypto"},
 	"chunkstore": {
-		module + "/crypto",
+		module + "/crypto", module + "/internal/frugal",
 		"github.com/cenkalti/backoff/v5", "github.com/dustin/go-humanize", "github.com/klauspost/compress", "github.com/restic/chunker",
 		"golang.org/x/sync", "golang.org/x/sys/unix", "golang.org/x/time/rate",
 	},
 	"chunkstore/archive": {
-		module + "/chunkstore$",
+		module + "/chunkstore$", module + "/internal/frugal",
 		"github.com/klauspost/compress", "github.com/vbatts/tar-split",
 		"golang.org/x/sync", "golang.org/x/sys/unix",
 	},
-	"chunkstore/snapshot":  {module + "/chunkstore$", module + "/crypto", "github.com/xrash/smetrics"},
+	"chunkstore/snapshot":  {module + "/chunkstore$", module + "/crypto", module + "/internal/frugal", "github.com/xrash/smetrics"},
 	"chunkstore/local":     {module + "/chunkstore$", "golang.org/x/sys/unix"},
 	"chunkstore/mem":       {module + "/chunkstore$"},
 	"chunkstore/s3":        {module + "/chunkstore$", "github.com/minio/minio-go/v7", "golang.org/x/time/rate"},
@@ -80,6 +80,7 @@ var house = map[string][]string{
 		module + "/chunkstore/snapshot",
 		"github.com/containerd/errdefs", "github.com/moby/moby/api", "github.com/moby/moby/client",
 	},
+	"internal/frugal":     {},
 	"internal/testserver": {},
 	"cmd/hakobune": {
 		module,

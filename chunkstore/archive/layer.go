@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // layerVersion is the version of a descriptor.
@@ -56,7 +57,7 @@ func findLayer(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Do
 	if !ok {
 		return l, fmt.Errorf("layer %s: %w", diffID, fs.ErrNotExist)
 	}
-	if err := json.Unmarshal(value, &l); err != nil {
+	if err := frugal.Unmarshal(value, &l); err != nil {
 		return l, fmt.Errorf("layer %s: %w: %w", diffID, ErrFormat, err)
 	}
 	if l.Version != layerVersion || l.DiffID != diffID || l.Size < 0 {

@@ -3,13 +3,13 @@ package snapshot
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // Catalog is the list of snapshots of a repository as it was when ReadCatalog read it. It may be
@@ -101,7 +101,7 @@ func ParseSummary(o chunkstore.Outcome) (Summary, error) {
 		return Summary{}, o.Err
 	}
 	var s Summary
-	if err := json.Unmarshal(o.Summary, &s); err != nil {
+	if err := frugal.Unmarshal(o.Summary, &s); err != nil {
 		return Summary{}, fmt.Errorf("snapshot %s: summary: %w", o.Session.Random(), err)
 	}
 	s.ID = o.Session.Random() // what the object's name says counts

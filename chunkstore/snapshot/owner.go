@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // A system belongs to one site at a time: only that backs it up. Without any term it belongs to whoever does, which
@@ -139,7 +139,7 @@ func parseTerm(c chunkstore.Claim) (Term, error) {
 		return Term{}, c.Err
 	}
 	var t Term
-	if err := json.Unmarshal(c.Body, &t); err != nil {
+	if err := frugal.Unmarshal(c.Body, &t); err != nil {
 		return t, fmt.Errorf("claim %s: %w: %w", c.Name, crypto.ErrDamaged, err)
 	}
 	if t.System != c.Series || t.Number != c.Number {

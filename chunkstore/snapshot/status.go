@@ -3,12 +3,13 @@ package snapshot
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // Labels of containers that say what is wanted of their system: the least of all counts.
@@ -137,7 +138,7 @@ func (c *Catalog) evidence(ctx context.Context, byName map[string]*Status) error
 		if r.Kind != "drill" && r.Kind != WhyFailover && r.Kind != WhyFailback {
 			continue
 		}
-		if err := json.Unmarshal(r.Body, &body); err != nil {
+		if err := frugal.Unmarshal(r.Body, &body); err != nil {
 			c.Damaged = append(c.Damaged, fmt.Errorf("record %s: %w", r.Name, err))
 			continue
 		}

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // tagKind is the kind of the records that give snapshots other tags than they were made with: a snapshot itself
@@ -120,7 +120,7 @@ func parseTags(record chunkstore.Record) (r tagRecord, err error) {
 	if record.Err != nil || record.Kind != tagKind {
 		return r, record.Err
 	}
-	if err := json.Unmarshal(record.Body, &r); err != nil {
+	if err := frugal.Unmarshal(record.Body, &r); err != nil {
 		return r, fmt.Errorf("record %s: %w: %w", record.Name, crypto.ErrDamaged, err)
 	}
 	return r, nil
