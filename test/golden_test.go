@@ -79,6 +79,43 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// What a release wrote is the same when the keys were rotated and everything was sealed anew.
+func TestGoldenRewritten(t *testing.T) {
+	dirs, err := filepath.Glob("testdata/golden/*/repository")
+	if err != nil || len(dirs) == 0 {
+		t.Fatal(dirs, err)
+	}
+	for _, dir := range dirs {
+		t.Run(filepath.Base(filepath.Dir(dir)), func(t *testing.T) {
+			place := filepath.Join(t.TempDir(), "repository")
+			if err := os.CopyFS(place, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			want := describeGolden(t, openGolden(t, place))
+			b, err := local.Open(place, local.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := chunkstore.RotateKeys(t.Context(), b, crypto.Passphrase([]byte(goldenPassword)), chunkstore.RotateOptions{DropOthers: true}); err != nil {
+				t.Fatal(err)
+			}
+			repo := openGolden(t, place)
+			report, err := repo.Collect(t.Context(), chunkstore.CollectOptions{Host: "home", MinAge: -1, MaxUnused: -1, MaxReencrypt: -1, Walk: importer.RefsOnce(repo)})
+			if err != nil || report.Resealed < len(want.Snapshots)+len(want.Records) || report.Repack.Packs == 0 {
+				t.Fatalf("%+v, %v", report, err)
+			}
+			repo = openGolden(t, place)
+			if diff := cmp.Diff(want, describeGolden(t, repo)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			checked, err := repo.Check(t.Context(), chunkstore.CheckOptions{Walk: importer.Refs(repo), Data: chunkstore.Everything})
+			if err != nil || len(checked.Faults) > 0 {
+				t.Errorf("check: %+v, %v", checked, err)
+			}
+		})
+	}
+}
+
 // TestGoldenMake makes a repository where make golden asks for one; otherwise one that goes again at once.
 func TestGoldenMake(t *testing.T) {
 	dir := t.TempDir()
