@@ -98,13 +98,13 @@ type driller struct {
 // It is a *DrillError if the drill failed: that is on record too. After any other error, or when ctx ended, there
 // is no record; what was made is removed all the same. The record is never nil.
 func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*DrillRecord, error) {
-	if snap.Pushed != nil {
-		return nil, fmt.Errorf("drill %s: %w", snap.System.Name, ErrPushed)
-	}
 	started := time.Now()
 	record := &DrillRecord{
 		System: snap.System.Name, Snapshot: snap.ID, SnapshotTime: snap.Time, Host: o.Host, Engine: e.Facts().Engine,
 		Started: started.UTC(), Age: max(0, started.Sub(snap.Time)), Containers: snap.System.ContainerNames(),
+	}
+	if snap.Pushed != nil {
+		return record, fmt.Errorf("drill %s: %w", snap.System.Name, ErrPushed)
 	}
 	if _, err := CleanDrills(ctx, e, o.Dir, o.Host); err != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, err)

@@ -142,7 +142,11 @@ type run struct {
 func Run(ctx context.Context, repo *chunkstore.Repository, cat *snapshot.Catalog, snap *snapshot.Snapshot, e Engine, o Options) (*Result, error) {
 	f := &run{repo: repo, cat: cat, snap: snap, engine: e, o: o, res: &Result{}}
 	f.o.Why = cmp.Or(o.Why, snapshot.WhyFailover)
-	if err := f.run(ctx); err != nil {
+	err := error(importer.ErrPushed)
+	if snap.Pushed == nil {
+		err = f.run(ctx)
+	}
+	if err != nil {
 		return f.res, fmt.Errorf("%s of %s: %w", f.o.Why, snap.System.Name, err)
 	}
 	return f.res, nil

@@ -58,6 +58,21 @@ func to(t testing.TB, site string) failover.Options {
 	return failover.Options{Site: snapshot.Site{Name: site}, Host: "host-of-" + site, StateDir: t.TempDir()}
 }
 
+// Of an image that was pushed nothing runs: nobody takes it, and no failover goes on record.
+func TestPushedRunsNowhere(t *testing.T) {
+	store, newHome := comingHome(t)
+	g, err := begin(t.Context(), store)
+	ok(t, err)
+	g.snap.Pushed = &snapshot.Pushed{Name: "team/app"}
+	e, before := newHome(), ownerOf(t, store)
+	if _, err := g.run(t.Context(), e, to(t, "third")); !errors.Is(err, importer.ErrPushed) {
+		t.Error(err)
+	}
+	if owner := ownerOf(t, store); owner.Site != before.Site || owner.Number != before.Number {
+		t.Errorf("%+v owns it", owner)
+	}
+}
+
 var running = []string{"container shop-web running", "network shop_net", "volume shop_data"}
 
 // records returns those of failovers.
