@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
@@ -127,13 +128,15 @@ func (d *Decoder) read(n int) error {
 		_, err := io.ReadFull(d.r, d.body)
 		return d.fail(err)
 	}
-	b := bytes.NewBuffer(d.body[:0])
-	got, err := io.CopyN(b, d.r, int64(n))
-	d.body = b.Bytes()
-	if got < int64(n) {
-		return d.fail(err)
+	d.body = slices.Grow(d.body[:0], min(n, 64<<10))
+	for {
+		start := len(d.body)
+		d.body = d.body[:min(n, cap(d.body))]
+		if _, err := io.ReadFull(d.r, d.body[start:]); err != nil || len(d.body) == n {
+			return d.fail(err)
+		}
+		d.body = append(make([]byte, 0, min(n, 2*len(d.body))), d.body...)
 	}
-	return nil
 }
 
 func (d *Decoder) uvarint() (uint64, error) {
@@ -228,21 +231,37 @@ func (p *parser) entry() Entry {
 }
 
 func (p *parser) xattrs() []Xattr {
-	n := p.upTo(maxXattrs)
+	n := p.upTo(min(maxXattrs, uint64(len(p.b)/smallestXattr)))
 	p.demand(n > 0, "number of extended attributes")
-	xs := make([]Xattr, 0, min(n, uint64(len(p.b))/smallestXattr))
-	for range n {
-		if p.err != nil {
-			return nil
-		}
-		xs = append(xs, Xattr{Name: string(p.bytes(maxXattrName)), Value: bytes.Clone(p.bytes(maxXattrValue))})
+	all := p.b
+	for range 2 * n {
+		p.bytes(maxXattrValue)
 	}
+	if p.err != nil {
+		return nil
+	}
+	all = all[:len(all)-len(p.b)]
+	names, values := string(all), bytes.Clone(all) // what they are parts of, each
+	again := parser{b: all}
+	next := func(limit uint64) (start, end int) {
+		part := again.bytes(limit)
+		end = len(all) - len(again.b)
+		return end - len(part), end
+	}
+	xs := make([]Xattr, n)
+	for i := range xs {
+		start, end := next(maxXattrName)
+		xs[i].Name = names[start:end]
+		start, end = next(maxXattrValue)
+		xs[i].Value = values[start:end:end]
+	}
+	p.err = again.err
 	return xs
 }
 
 // What the counts in a record may claim at most is bounded by the bytes that are there.
 const (
-	smallestXattr  = 16 // a name of the kernel's name spaces, and the lengths
+	smallestXattr  = 3  // a letter, and the lengths
 	smallestExtent = 18 // a hole and data in turn: 2 + 36 bytes
 	smallestRef    = len(chunkstore.ID{}) + 2
 )
@@ -251,28 +270,33 @@ func (p *parser) extents() []Extent {
 	n := p.upTo(maxRecord)
 	p.demand(n > 0, "number of extents")
 	xs := make([]Extent, 0, min(n, 1+uint64(len(p.b))/smallestExtent))
+	refs := make([]chunkstore.Ref, 0, len(p.b)/smallestRef) // of all extents
 	for range n {
 		if p.err != nil {
 			return nil
 		}
 		x := Extent{Length: int64(p.upTo(math.MaxInt64))}
-		refs := p.upTo(uint64(len(p.b) / smallestRef))
-		x.Hole = refs == 0
+		count := p.upTo(uint64(len(p.b) / smallestRef))
+		x.Hole = count == 0
 		p.demand(len(xs) == 0 || x.Hole != xs[len(xs)-1].Hole, "two holes or two data extents side by side")
 		if !x.Hole {
-			x.Refs = p.refs(refs)
+			begin := len(refs)
+			refs = p.refs(refs, count)
+			x.Refs = refs[begin:len(refs):len(refs)]
 		}
 		xs = append(xs, x)
 	}
 	return xs
 }
 
-func (p *parser) refs(n uint64) []chunkstore.Ref {
-	rs := make([]chunkstore.Ref, n)
-	for i := range rs {
-		copy(rs[i].ID[:], p.take(uint64(len(chunkstore.ID{}))))
-		rs[i].Offset = uint32(p.upTo(math.MaxUint32))
-		rs[i].Length = uint32(p.upTo(math.MaxUint32))
+// refs appends n references to rs.
+func (p *parser) refs(rs []chunkstore.Ref, n uint64) []chunkstore.Ref {
+	for range n {
+		var r chunkstore.Ref
+		copy(r.ID[:], p.take(uint64(len(r.ID))))
+		r.Offset = uint32(p.upTo(math.MaxUint32))
+		r.Length = uint32(p.upTo(math.MaxUint32))
+		rs = append(rs, r)
 	}
 	return rs
 }
