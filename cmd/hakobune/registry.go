@@ -28,6 +28,8 @@ func (p *program) registryCommand() *cli.Command {
    hakobune registry serve
    docker pull 127.0.0.1:5000/shop/web:latest
    docker pull 127.0.0.1:5000/shop/web:1a2b3c4d     of the snapshot with that id
+   podman pull --tls-verify=false 127.0.0.1:5000/shop/web:latest
+   ctr images pull --plain-http 127.0.0.1:5000/shop/web:latest     containerd, as on nodes of Kubernetes
 
 An image is named SYSTEM/CONTAINER (or SYSTEM/SERVICE) and tagged with the first 8 digits of a snapshot's id, or
 with a tag of it. Without flags nothing can be pushed, and it listens on the loopback interface only. Whoever
