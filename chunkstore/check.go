@@ -62,7 +62,7 @@ type CheckReport struct {
 // their names, opened, and each chunk decoded and compared with its id.
 //
 // Where snapshots are forgotten or packs deleted by others while it looks, what it finds may be of two moments:
-// then it looks again.
+// then it looks again. So it does where it has found a fault and it is not known yet whether the store's lists lag.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	if r.host != nil {
 		return nil, crypto.ErrPutOnly
@@ -72,9 +72,13 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 		if err != nil {
 			return nil, err
 		}
+		known := r.knownToLag()
 		report, err := r.checkOnce(ctx, o)
 		if err != nil || len(report.Faults) == 0 || attempt == loadAttempts {
 			return report, err
+		}
+		if !known && r.lags(ctx) {
+			continue // what seemed to be gone is not listed yet, perhaps
 		}
 		if after, err := r.removals(ctx); err != nil || slices.Equal(before, after) {
 			return report, err
@@ -217,7 +221,7 @@ func (c *checker) index(ctx context.Context) error {
 	c.gone = deletedBy(marks)
 	var l *listing
 	var bad map[string]error
-	if err := relist(func() error {
+	if err := c.r.relist(ctx, func() error {
 		l, bad, err = c.readIndex(ctx, condemned)
 		return err
 	}); err != nil {

@@ -297,6 +297,7 @@ func (r *Repository) outcomesOnce(ctx context.Context) ([]Outcome, forgets, erro
 	if err != nil {
 		return nil, forgets{}, err
 	}
+	r.rememberEnded(stored)
 	f, err := r.forgotten(ctx)
 	if err != nil {
 		return nil, f, err

@@ -59,6 +59,7 @@ type Repository struct {
 
 	contestTime time.Duration // see Claim
 
+	ended   ended                  // the sessions that ended last, where lists lag
 	passed  sync.Map               // names of marks of which it was told that they are passed over
 	creates atomic.Pointer[string] // "yes" or "no", see conditional
 
@@ -299,10 +300,18 @@ func (r *Repository) loadIndex(ctx context.Context) error {
 	return nil
 }
 
-// indexNames lists the index objects: those of sessions first, for a collection creates segments before
+// indexNames returns the names of the index objects that there are.
+func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
+	if r.knownToLag() {
+		return r.settledIndex(ctx)
+	}
+	return r.listIndex(ctx)
+}
+
+// listIndex lists the index objects: those of sessions first, for a collection creates segments before
 // it deletes what they replace. A new segment may sort before one that is just deleted, so a listing of
 // segments that saw neither could be the result of two moments: it counts if the next one is the same.
-func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
+func (r *Repository) listIndex(ctx context.Context) ([]string, error) {
 	deltas, err := r.listDeltas(ctx)
 	if err != nil {
 		return nil, err
@@ -314,11 +323,7 @@ func (r *Repository) indexNames(ctx context.Context) ([]string, error) {
 		stable = slices.Equal(segments, again)
 		segments = again
 	}
-	names := append(deltas, segments...)
-	if err == nil && r.knownToLag() {
-		return r.settle(ctx, names)
-	}
-	return names, err
+	return append(deltas, segments...), err
 }
 
 // indexType returns the type of an index object, by its name.
