@@ -192,16 +192,17 @@ func TestReencryptChain(t *testing.T) {
 	wantSnapshots(t, store, words(86, 1000))
 }
 
-// While somebody lists the snapshots their outcomes, and what was forgotten, are sealed anew.
+// While somebody lists the snapshots their outcomes, what was forgotten, and which put-only hosts were removed, are sealed anew.
 func TestReencryptBesideReaders(t *testing.T) {
 	base, contents := rotated(t)
-	for n := range 30 {
+	want := hostsOf(t, base)
+	for n := range 60 {
 		store := base.Clone()
 		var mu sync.Mutex
 		calls := 0
 		var err error
 		r := reopen(t, storetest.Intercept(store, func(ctx context.Context, c storetest.Call, next func() error) error {
-			if len(c.Name) < 2 || c.Name[:2] != "n/" && c.Name[:2] != "f/" {
+			if len(c.Name) < 2 || !strings.Contains("n/ f/ h/", c.Name[:2]) {
 				return next()
 			}
 			mu.Lock()
@@ -212,6 +213,10 @@ func TestReencryptBesideReaders(t *testing.T) {
 			return next()
 		}), chunkstore.Options{})
 		all, listErr := r.Outcomes(t.Context())
+		hosts, bad, hostErr := r.Hosts(t.Context())
+		if diff := cmp.Diff(want, hosts); diff != "" || hostErr != nil || len(bad) > 0 {
+			t.Fatalf("call %d: %v, %v: %s", n, hostErr, bad, diff)
+		}
 		if err != nil || listErr != nil || len(all) != len(contents) || all[0].Err != nil || all[1].Err != nil {
 			t.Fatalf("call %d: %v, %v: %+v", n, err, listErr, all)
 		}
