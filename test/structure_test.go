@@ -59,7 +59,7 @@ var house = map[string][]string{
 		module + "/chunkstore/snapshot", module + "/importer$", module + "/importer/registry",
 		"github.com/compose-spec/compose-go/v2/types",
 	},
-	"importer/evidence": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/importer$"},
+	"importer/evidence": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/importer$", module + "/internal/frugal"},
 	"importer/extract":  {module + "/chunkstore/archive", "golang.org/x/sys/unix"},
 	"importer/failover": {module + "/chunkstore$", module + "/chunkstore/snapshot", module + "/exporter$", module + "/importer$"},
 	"importer/registry": {

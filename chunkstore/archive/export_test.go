@@ -10,6 +10,12 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 )
 
+// ParseLayer reads the descriptor of a layer.
+func ParseLayer(diffID string, value []byte) error {
+	_, err := parseLayer(diffID, value)
+	return err
+}
+
 // ReadRecipe reads a recipe to its end, and returns the size of its stream.
 func ReadRecipe(b []byte, chunks []chunkstore.ID) (int64, error) {
 	r := newRecipeReader(bytes.NewReader(b), chunks)

@@ -57,16 +57,24 @@ func findLayer(ctx context.Context, repo *chunkstore.Repository, d chunkstore.Do
 	if !ok {
 		return l, fmt.Errorf("layer %s: %w", diffID, fs.ErrNotExist)
 	}
-	if err := frugal.Unmarshal(value, &l); err != nil {
-		return l, fmt.Errorf("layer %s: %w: %w", diffID, ErrFormat, err)
-	}
-	if l.Version != layerVersion || l.DiffID != diffID || l.Size < 0 {
-		return l, fmt.Errorf("layer %s: %w: descriptor of version %d, of %q, %d bytes", diffID, ErrFormat, l.Version, l.DiffID, l.Size)
+	if l, err = parseLayer(diffID, value); err != nil {
+		return l, err
 	}
 	for _, ref := range slices.Concat(l.Recipe.Chunks, l.Chunks.Chunks) {
 		if !d.Has(ref.ID) {
 			return l, fmt.Errorf("layer %s: %w: it needs chunk %v, which is of others", diffID, ErrFormat, ref.ID)
 		}
+	}
+	return l, nil
+}
+
+// parseLayer reads the descriptor of a layer.
+func parseLayer(diffID string, value []byte) (l layer, err error) {
+	if err := frugal.Unmarshal(value, &l); err != nil {
+		return l, fmt.Errorf("layer %s: %w: %w", diffID, ErrFormat, err)
+	}
+	if l.Version != layerVersion || l.DiffID != diffID || l.Size < 0 {
+		return l, fmt.Errorf("layer %s: %w: descriptor of version %d, of %q, %d bytes", diffID, ErrFormat, l.Version, l.DiffID, l.Size)
 	}
 	return l, nil
 }

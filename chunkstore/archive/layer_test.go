@@ -505,6 +505,24 @@ func FuzzRecipe(f *testing.F) {
 	})
 }
 
+func FuzzParseLayer(f *testing.F) {
+	diffID := "sha256:" + strings.Repeat("01", 32)
+	f.Add([]byte(`{"version":1,"diff_id":"` + diffID + `","size":5,"recipe":{"size":9,"depth":0,"chunks":[{"id":"` + strings.Repeat("ab", 32) + `","length":9}]},"chunks":{}}`))
+	f.Add([]byte(`{"version":1,"recipe":{"chunks":[{}` + strings.Repeat(`,{}`, 10_000) + `]}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := archive.ParseLayer(diffID, b)
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > uint64(256<<10+2*len(b)) {
+			t.Errorf("%d bytes allocated for %d bytes of input", got, len(b))
+		}
+		if err != nil && !errors.Is(err, archive.ErrFormat) {
+			t.Error(err)
+		}
+	})
+}
+
 // BenchmarkSaveLayer takes a layer of files of all sizes apart and stores it.
 func BenchmarkSaveLayer(b *testing.B) {
 	layer := tarOf(b, tar.FormatPAX)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/crypto"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // sampleSystem has n containers, each with an image, a volume and a bind of its own, and something in every field. What the engine
@@ -69,22 +70,48 @@ func marshalBody(t testing.TB, s System) []byte {
 	return text
 }
 
-// bounded fails if decoding takes more than twice the text, and 128 KiB. What others allocate meanwhile is not there each time.
+// bounded decodes a description, and fails if that takes more than it may.
 func bounded(t *testing.T, text []byte) (s *System, err error) {
+	t.Helper()
+	frugally(t, text, func() { s, err = decode(text) })
+	return s, err
+}
+
+// frugally fails if parse takes more than twice the text, and 128 KiB. What others allocate meanwhile is not there each time.
+func frugally(t *testing.T, text []byte, parse func()) {
 	t.Helper()
 	var least uint64 = math.MaxUint64
 	limit := uint64(2*len(text) + 128<<10)
 	for attempt := 0; attempt < 5 && least > limit; attempt++ {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		s, err = decode(text)
+		parse()
 		runtime.ReadMemStats(&after)
 		least = min(least, after.TotalAlloc-before.TotalAlloc)
 	}
 	if least > limit {
 		t.Errorf("%d bytes allocated for the %d of %.150q, want at most %d", least, len(text), text, limit)
 	}
-	return s, err
+}
+
+// FuzzParseSmall: summaries, and what claims and records of tags, drills and failovers hold.
+func FuzzParseSmall(f *testing.F) {
+	for _, text := range []string{
+		`{"id":"x","system":"shop","time":"2026-11-20T02:00:00Z","tags":["a"],"containers":["web"],"stats":{"bytes":1},"engine":{"os":"linux"},"origin":{"snapshot":"x"},"pushed":{}}`,
+		`{"system":"shop","term":3,"site":{"name":"home"},"since":"2026-11-20T02:00:00Z","known":["00112233445566778899"]}`,
+		`{"snapshot":"n/00","tags":["a"],"replaces":["r/00"]}`, `{"system":"shop","rto":5,"passed":true}`, `{"term":"x"}`, `[]`,
+	} {
+		f.Add([]byte(text))
+	}
+	for _, list := range []string{"tags", "containers", "known", "replaces"} {
+		f.Add([]byte(`{"` + list + `":[""` + strings.Repeat(`,""`, 20_000) + `]}`))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		frugally(t, text, func() { _, _ = parseTags(chunkstore.Record{Kind: tagKind, Body: text}) })
+		frugally(t, text, func() { _ = frugal.Unmarshal(text, new(evidenceRecord)) })
+		frugally(t, text, func() { _, _ = ParseSummary(chunkstore.Outcome{Summary: text}) })
+		frugally(t, text, func() { _, _ = parseTerm(chunkstore.Claim{Body: text}) })
+	})
 }
 
 // lists are all places in a description where a short text can ask for many values.

@@ -11,6 +11,7 @@ import (
 	"github.com/hakobune-dr/hakobune/chunkstore"
 	"github.com/hakobune-dr/hakobune/chunkstore/snapshot"
 	"github.com/hakobune-dr/hakobune/importer"
+	"github.com/hakobune-dr/hakobune/internal/frugal"
 )
 
 // Evidence is what a repository proves of its systems.
@@ -107,14 +108,14 @@ func (e *Evidence) add(r chunkstore.Record) error {
 	switch r.Kind {
 	case importer.KindDrill:
 		var drill importer.DrillRecord
-		if err := json.Unmarshal(r.Body, &drill); err != nil {
+		if err := frugal.Unmarshal(r.Body, &drill); err != nil {
 			return err
 		}
 		to := e.of(drill.System)
 		to.Drills = append(to.Drills, drill)
 	case snapshot.WhyFailover, snapshot.WhyFailback:
 		var failover Failover
-		if err := json.Unmarshal(r.Body, &failover); err != nil {
+		if err := frugal.Unmarshal(r.Body, &failover); err != nil {
 			return err
 		}
 		failover.Kind = r.Kind
