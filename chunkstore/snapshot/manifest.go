@@ -18,6 +18,10 @@ const bodyVersion = 1
 // has some ten MiB.
 const maxBody = 64 << 20
 
+// bodySpace is what reading a body may take beside twice its length. Thousands of labels of one container take more than that, although
+// the text names them twice: among its own, and in what the engine says.
+const bodySpace = 1 << 20
+
 // body is the JSON in the stream Outcome.Body.
 type body struct {
 	Version int    `json:"version"`
@@ -65,7 +69,7 @@ func encode(snap *Snapshot) ([]byte, error) {
 	return text, err
 }
 
-// decode reads a body. Whatever it holds, that takes at most twice its length of memory, and 128 KiB.
+// decode reads a body. Whatever it holds, that takes at most twice its length of memory, and 1.125 MiB.
 func decode(text []byte) (*System, error) {
 	if len(text) > maxBody {
 		return nil, fmt.Errorf("description of the system: %d bytes, at most %d are allowed", len(text), maxBody)
@@ -80,7 +84,7 @@ func decode(text []byte) (*System, error) {
 		return nil, fmt.Errorf("description of the system: %w: version %d", crypto.ErrNewer, head.Version)
 	}
 	var b body
-	if err := frugal.Unmarshal(text, &b); err != nil {
+	if err := frugal.UnmarshalIn(bodySpace, text, &b); err != nil {
 		return nil, fmt.Errorf("description of the system: %w: %w", crypto.ErrDamaged, err)
 	}
 	return &b.System, nil

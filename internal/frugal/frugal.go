@@ -41,12 +41,15 @@ var errCrowded = errors.New("takes more than twice its length of memory")
 
 // Unmarshal is json.Unmarshal, for a v that points to a zero value, within bounds. Errors say nothing of the text but
 // names and places.
-func Unmarshal(text []byte, v any) error {
+func Unmarshal(text []byte, v any) error { return UnmarshalIn(0, text, v) }
+
+// UnmarshalIn is Unmarshal that may take space bytes more.
+func UnmarshalIn(space int, text []byte, v any) error {
 	if depth(text) > maxDepth {
 		return fmt.Errorf("JSON: more than %d levels of brackets", maxDepth)
 	}
 	if json.Valid(text) {
-		r := room{text: text, left: 2*len(text) + workspace - workspace/4, known: map[reflect.Type][]field{}}
+		r := room{text: text, left: 2*len(text) + workspace - workspace/4 + space, known: map[reflect.Type][]field{}}
 		if err := r.value(reflect.ValueOf(v).Elem()); err != nil {
 			return fmt.Errorf("JSON: at byte %d: %w", r.at, err)
 		}
@@ -224,10 +227,11 @@ func (r *room) entries(v reflect.Value) error {
 		return fmt.Errorf("no room for a %v", v.Type())
 	}
 	n := r.count()
-	if err := r.take(mapSize(n)); err != nil {
+	hint, size := mapRoom(n)
+	if err := r.take(size); err != nil {
 		return err
 	}
-	v.Set(reflect.MakeMapWithSize(v.Type(), n))
+	v.Set(reflect.MakeMapWithSize(v.Type(), hint))
 	for r.more() {
 		r.space()
 		if err := errors.Join(r.take(int(v.Type().Key().Size())), r.chars()); err != nil { // a value of reflect's for each key
@@ -244,17 +248,19 @@ func (r *room) entries(v reflect.Value) error {
 	return nil
 }
 
-// mapSize is what a map of n strings takes: slots of two strings and a byte, of which eight are a group, and seven in use; tables
-// of up to 1024 slots, which may have to be split.
-func mapSize(n int) int {
+// mapRoom returns the size that a map for n strings is to be made with, and what it then takes: slots of two strings and a byte, of
+// which eight are a group, and seven in use. A large one has tables of 1024 slots, among which entries are spread by chance: with
+// a quarter more none of them gets full, and has to be split.
+func mapRoom(n int) (hint, size int) {
 	const slot, head = 2*16 + 1, 64
-	switch {
-	case n <= 8:
-		return head + 8*slot
-	case n <= 896:
-		return head + slot<<bits.Len(uint(n*8/7))
+	if n <= 8 {
+		return n, head + 8*slot
 	}
-	return 3 * (head + slot<<bits.Len(uint(n*8/7)))
+	if n > 896 {
+		n += n / 4
+	}
+	size = slot << bits.Len(uint(n*8/7))
+	return n, size + head + size/256
 }
 
 // object goes over an object that is read into a struct.

@@ -3,6 +3,8 @@ package frugal_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -145,6 +147,28 @@ func TestLarge(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(document{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// So are many labels.
+func TestLabels(t *testing.T) {
+	for _, n := range []int{1, 8, 9, 800, 900, 1700, 7168, 14336} {
+		if n > 900 && testing.Short() {
+			continue
+		}
+		want := document{Labels: map[string]string{}}
+		for i := range n {
+			want.Labels[fmt.Sprintf("com.example.label.%d", i)] = "a value that says something, " + strings.Repeat("and more, ", 10)
+		}
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got document
+		err = bounded(t, text, func() error { got = document{}; return frugal.Unmarshal(text, &got) })
+		if err != nil || !maps.Equal(got.Labels, want.Labels) {
+			t.Errorf("%d labels: %d, %v", n, len(got.Labels), err)
+		}
 	}
 }
 
