@@ -108,10 +108,10 @@ func hintFor(err error, interrupted bool) string {
 		owned   *snapshot.OwnedError
 	)
 	switch {
-	case interrupted && errors.Is(err, context.Canceled):
-		return ""
-	case errors.As(err, &h) && h.Hint() != "":
+	case errors.As(err, &h) && h.Hint() != "": // also where it was interrupted: it may say that something does not run
 		return h.Hint()
+	case interrupted && errors.Is(err, context.Canceled):
+		return "it was interrupted; the same command again goes on, or begins anew with what is left of it"
 	case errors.As(err, &owned):
 		return fmt.Sprintf("only its own site backs a system up; if site %s is gone for good, hakobune backup --force %s %[2]s takes the system for this one", owned.Term.Site.Name, owned.Term.System)
 	case errors.Is(err, chunkstore.ErrNoRepository):
