@@ -3,6 +3,7 @@ package chunkstore_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -117,5 +118,53 @@ func TestIndexReplacedWhileStandingStill(t *testing.T) {
 	}
 	if left := namesUnder(t, base, "i/"); len(left) > 0 {
 		t.Errorf("nothing was replaced: %v", left)
+	}
+}
+
+// A session that was given up, and is told so when it commits, leaves no snapshot, however late the collection that gave it up looks
+// whether it has committed: others may have deleted what it stored.
+func TestAbortStaysThatASessionHasSeen(t *testing.T) {
+	base, contents := forgetful(t)
+	placed, told, collected := make(chan bool), make(chan bool), make(chan error, 1)
+	r := reopen(t, storetest.NoCreate(storetest.Intercept(base, func(_ context.Context, c storetest.Call, next func() error) error {
+		err := next()
+		if c.Op == storetest.Put && strings.HasSuffix(c.Name, "-abort") {
+			close(placed)
+			<-told
+		}
+		return err
+	})), chunkstore.Options{})
+	chunkstore.SetAges(r, 0, 0, 0, 0)
+	var once sync.Once
+	s, err := reopen(t, storetest.NoCreate(storetest.Intercept(base, func(_ context.Context, c storetest.Call, next func() error) error {
+		if c.Op == storetest.Put && strings.HasPrefix(c.Name, "n/") {
+			once.Do(func() {
+				go func() {
+					_, err := r.Collect(t.Context(), collectOptions(r))
+					collected <- err
+				}()
+				select {
+				case <-placed:
+				case err := <-collected:
+					t.Errorf("the session was not given up: %v", err)
+				}
+			})
+		}
+		return next()
+	})), chunkstore.Options{}).Begin(t.Context(), chunkstore.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := save(t.Context(), s, noise(39, 50_000)); !errors.Is(err, chunkstore.ErrFenced) {
+		t.Errorf("got %v, want ErrFenced", err)
+	}
+	close(told)
+	if !t.Failed() {
+		if err := <-collected; err != nil {
+			t.Error(err)
+		}
+	}
+	if all := outcomes(t, reopen(t, base, chunkstore.Options{})); len(all) != len(contents) {
+		t.Errorf("%d snapshots, want %d", len(all), len(contents))
 	}
 }

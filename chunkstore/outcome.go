@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -220,7 +221,7 @@ func (s *Session) isOwn(ctx context.Context, name string, object []byte) error {
 
 // placeOutcome commits on a store without conditional writes. A collection that fences a session
 // there puts an abort object beside the outcome and looks again afterwards; so do we, before and
-// after.
+// after. An abort that is younger than the outcome does not count, for anybody.
 func (s *Session) placeOutcome(ctx context.Context, name string, object []byte) error {
 	if err := s.fenced(ctx); err != nil {
 		return err
@@ -231,7 +232,9 @@ func (s *Session) placeOutcome(ctx context.Context, name string, object []byte) 
 	if there, err := s.repo.hasObject(ctx, name+abortSuffix); err != nil {
 		return err
 	} else if there {
-		return ErrFenced
+		if younger, err := s.repo.isYounger(ctx, name+abortSuffix, name); err != nil || !younger {
+			return cmp.Or(err, ErrFenced)
+		}
 	}
 	return s.isOwn(ctx, name, object)
 }

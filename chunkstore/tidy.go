@@ -476,13 +476,16 @@ func (r *Repository) fence(ctx context.Context, w crypto.WriterID, id SessionID,
 	return nil
 }
 
-// placeAbort puts an abort object beside an outcome that is not there: where it is there a moment later, the session has
-// committed and may not have seen the abort, which does not count then.
+// placeAbort puts an abort object beside an outcome that is not there, unless there is one: put again, it would be younger than an
+// outcome that it is to end. Where the outcome is there a moment later and is older, the session has committed and may not have seen
+// the abort, which does not count then; a younger one has been put by a session that finds the abort, however late we look.
 func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
-	if there, err := r.hasObject(ctx, outcome); err != nil || there {
-		return err
-	}
 	name := outcome + abortSuffix
+	for _, n := range []string{outcome, name} {
+		if there, err := r.hasObject(ctx, n); err != nil || there {
+			return err
+		}
+	}
 	object, err := r.keys.Seal(crypto.TypeOutcome, name, []byte("given up"))
 	if err != nil {
 		return err
@@ -493,7 +496,24 @@ func (r *Repository) placeAbort(ctx context.Context, outcome string) error {
 	if there, err := r.hasObject(ctx, outcome); err != nil || !there {
 		return err
 	}
+	if younger, err := r.isYounger(ctx, name, outcome); err != nil || !younger {
+		return err
+	}
 	return r.backend.Delete(ctx, name)
+}
+
+// isYounger reports whether an abort object has been put after the outcome that it is beside: then it does not count. One that is gone
+// has been found to be younger by another collection.
+func (r *Repository) isYounger(ctx context.Context, abort, outcome string) (bool, error) {
+	committed, err := r.backend.Stat(ctx, outcome)
+	if err != nil {
+		return false, err
+	}
+	aborted, err := r.backend.Stat(ctx, abort)
+	if errors.Is(err, ErrNotExist) {
+		return true, nil
+	}
+	return err == nil && aborted.Modified.After(committed.Modified), err
 }
 
 // avoid lets chunks in these packs count as absent, beside those that do already, until the index is loaded again.
