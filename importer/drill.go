@@ -100,12 +100,13 @@ type driller struct {
 func Drill(ctx context.Context, repo *chunkstore.Repository, snap *snapshot.Snapshot, e DrillEngine, o DrillOptions) (*DrillRecord, error) {
 	started := time.Now()
 	record := &DrillRecord{
-		System: snap.System.Name, Snapshot: snap.ID, SnapshotTime: snap.Time, Host: o.Host, Engine: e.Facts().Engine,
+		System: snap.System.Name, Snapshot: snap.ID, SnapshotTime: snap.Time, Host: o.Host,
 		Started: started.UTC(), Age: max(0, started.Sub(snap.Time)), Containers: snap.System.ContainerNames(),
 	}
 	if snap.Pushed != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, ErrPushed)
 	}
+	record.Engine = e.Facts().Engine
 	if _, err := CleanDrills(ctx, e, o.Dir, o.Host); err != nil {
 		return record, fmt.Errorf("drill %s: %w", snap.System.Name, err)
 	}
