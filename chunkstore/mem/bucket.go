@@ -117,13 +117,7 @@ func (b *Bucket) put(ctx context.Context, name string, data []byte, replace bool
 // Get implements chunkstore.Backend.
 func (b *Bucket) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
 	v, err := b.find(ctx, name)
-	if err == nil {
-		n, err = chunkstore.Span(int64(len(v.data)), off, n)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
-	}
-	return append(make([]byte, 0, n), v.data[off:off+n]...), nil
+	return v.read(name, off, n, err)
 }
 
 // Stat implements chunkstore.Backend.
@@ -137,21 +131,7 @@ func (b *Bucket) Stat(ctx context.Context, name string) (chunkstore.Info, error)
 
 // List implements chunkstore.Backend.
 func (b *Bucket) List(ctx context.Context, prefix string, fn func(chunkstore.Info) error) error {
-	if err := chunkstore.CheckPrefix(prefix); err != nil {
-		return fmt.Errorf("list: %w", err)
-	}
-	for _, info := range b.infos(prefix) {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("list %s: %w", prefix, err)
-		}
-		if err := fn(info); err != nil {
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("list %s: %w", prefix, err)
-	}
-	return nil
+	return list(ctx, prefix, b.infos, fn)
 }
 
 func (b *Bucket) infos(prefix string) []chunkstore.Info {
@@ -163,7 +143,6 @@ func (b *Bucket) infos(prefix string) []chunkstore.Info {
 			infos = append(infos, all[n].info(name))
 		}
 	}
-	slices.SortFunc(infos, func(a, b chunkstore.Info) int { return strings.Compare(a.Name, b.Name) })
 	return infos
 }
 

@@ -83,14 +83,7 @@ func (s *Store) put(ctx context.Context, name string, data []byte, replace bool)
 // Get implements chunkstore.Backend.
 func (s *Store) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
 	o, err := s.object(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
-	}
-	n, err = chunkstore.Span(int64(len(o.data)), off, n)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
-	}
-	return append(make([]byte, 0, n), o.data[off:off+n]...), nil
+	return o.read(name, off, n, err)
 }
 
 // Stat implements chunkstore.Backend.
@@ -119,13 +112,25 @@ func (o object) info(name string) chunkstore.Info {
 	return chunkstore.Info{Name: name, Size: int64(len(o.data)), Modified: o.modified}
 }
 
-// List implements chunkstore.Backend. It lists the state at the moment of the call; fn may use the
-// store.
-func (s *Store) List(ctx context.Context, prefix string, fn func(chunkstore.Info) error) error {
+// read returns a part of an object, unless looking for it ended with an error.
+func (o object) read(name string, off, n int64, err error) ([]byte, error) {
+	if err == nil {
+		n, err = chunkstore.Span(int64(len(o.data)), off, n)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return append(make([]byte, 0, n), o.data[off:off+n]...), nil
+}
+
+// list lists what infos returns of a prefix, by name.
+func list(ctx context.Context, prefix string, infos func(string) []chunkstore.Info, fn func(chunkstore.Info) error) error {
 	if err := chunkstore.CheckPrefix(prefix); err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
-	for _, info := range s.infos(prefix) {
+	all := infos(prefix)
+	slices.SortFunc(all, func(a, b chunkstore.Info) int { return strings.Compare(a.Name, b.Name) })
+	for _, info := range all {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("list %s: %w", prefix, err)
 		}
@@ -139,6 +144,12 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(chunkstore.Info
 	return nil
 }
 
+// List implements chunkstore.Backend. It lists the state at the moment of the call; fn may use the
+// store.
+func (s *Store) List(ctx context.Context, prefix string, fn func(chunkstore.Info) error) error {
+	return list(ctx, prefix, s.infos, fn)
+}
+
 func (s *Store) infos(prefix string) []chunkstore.Info {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -148,7 +159,6 @@ func (s *Store) infos(prefix string) []chunkstore.Info {
 			infos = append(infos, o.info(name))
 		}
 	}
-	slices.SortFunc(infos, func(a, b chunkstore.Info) int { return strings.Compare(a.Name, b.Name) })
 	return infos
 }
 

@@ -53,11 +53,7 @@ func (p *program) planAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	repo, err := p.open(c)
-	if err != nil {
-		return err
-	}
-	snap, err := p.chooseWhole(c, repo, selector)
+	repo, snap, err := p.openWhole(c, selector)
 	if err != nil {
 		return err
 	}

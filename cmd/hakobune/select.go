@@ -104,6 +104,16 @@ func (p *program) pick(c *cli.Context, cat *snapshot.Catalog, selector string) (
 	return snap, sel, err
 }
 
+// openWhole opens the repository and chooses a snapshot of it, for commands that take no part of one.
+func (p *program) openWhole(c *cli.Context, selector string) (*chunkstore.Repository, *snapshot.Snapshot, error) {
+	repo, err := p.open(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	snap, err := p.chooseWhole(c, repo, selector)
+	return repo, snap, err
+}
+
 // chooseWhole is choose for commands that take no part of a snapshot.
 func (p *program) chooseWhole(c *cli.Context, repo *chunkstore.Repository, selector string) (*snapshot.Snapshot, error) {
 	snap, sel, err := p.choose(c, repo, selector)
