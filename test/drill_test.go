@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // What a drill leaves that is killed in the middle goes with the next one, or with hakobune doctor --clean, on both kinds of
@@ -49,27 +48,17 @@ func TestKilledDrill(t *testing.T) {
 }
 
 // killedDrill kills a drill when it has made containers, and returns its id.
-func (w *world) killedDrill(t *testing.T, m machine, name string) string {
+func (w *world) killedDrill(t *testing.T, m machine, name string) (id string) {
 	t.Helper()
-	cmd := w.command("drill", "--host", m.Host.Host, "--probe", "exec:"+name+"-db:false", "--probe-timeout", "1h", name) // which never ends
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			t.Fatalf("it ended before it could be killed: %v", err)
-		case <-time.After(5 * time.Millisecond):
-		}
+	w.killed(t, func() bool {
 		found := w.ofDrills(t, m)
-		if slices.ContainsFunc(found, func(what string) bool { return strings.HasPrefix(what, "ps ") }) {
-			cmd.Process.Kill()
-			<-ended
-			return filepath.Base(found[len(found)-1])
+		if !slices.ContainsFunc(found, func(what string) bool { return strings.HasPrefix(what, "ps ") }) {
+			return false
 		}
-	}
+		id = filepath.Base(found[len(found)-1])
+		return true
+	}, "drill", "--host", m.Host.Host, "--probe", "exec:"+name+"-db:false", "--probe-timeout", "1h", name) // which never ends
+	return id
 }
 
 // ofDrills lists what drills of this world have on the machine, and their notes in its state directory.

@@ -17,19 +17,7 @@ func TestFailbackFromRunningStandIn(t *testing.T) {
 	all := machines(t)
 	first, second := all["E20"], all["E29C"]
 	const name = "hakotest-failback"
-	newPair(t, first, name)
-	second.wipe(t, name)
-	image := first.docker(t, "inspect", "-f", "{{.Config.Image}}", name+"-web")
-	had := second.tags(image)
-	t.Cleanup(func() {
-		second.wipe(t, name)
-		if len(had) == 0 {
-			second.try("rmi", image)
-		}
-	})
-	home := newWorld(t, "")
-	home.init(t)
-	home.backup(t, first, name)
+	home, image := newSites(t, first, second, name)
 	first.docker(t, "exec", name+"-db", "sh", "-c", "echo written after the last backup >/data/late; sync")
 	standby := newWorld(t, filepath.Join(home.dir, "repository"))
 	standby.ok(t, "failover", "--host", second.Host.Host, "--site", "cloud", name)
@@ -85,22 +73,8 @@ func TestFailbackFromRunningStandIn(t *testing.T) {
 // killedFailback runs a failback and kills it when it has stopped a container of the stand-in.
 func (w *world) killedFailback(t testing.TB, standIn machine, container string, args ...string) {
 	t.Helper()
-	cmd := w.command(args...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			t.Fatalf("it ended before it could be killed: %v", err)
-		case <-time.After(5 * time.Millisecond):
-		}
-		if state, err := standIn.try("inspect", "-f", "{{.State.Status}}", container); err == nil && state == "exited" {
-			cmd.Process.Kill()
-			<-ended
-			return
-		}
-	}
+	w.killed(t, func() bool {
+		state, err := standIn.try("inspect", "-f", "{{.State.Status}}", container)
+		return err == nil && state == "exited"
+	}, args...)
 }

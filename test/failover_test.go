@@ -33,10 +33,30 @@ func newPair(t testing.TB, m machine, name string) {
 	t.Fatal("the system does not come up")
 }
 
-// killedFailover runs a failover and kills it when it has begun to make things.
-func (w *world) killedFailover(t testing.TB, args ...string) {
+// newSites runs such a system on one machine, has it backed up there, and clears the other one, before and afterwards. It
+// returns the system's image.
+func newSites(t testing.TB, first, second machine, name string) (home *world, image string) {
 	t.Helper()
-	cmd := w.command(append([]string{"failover"}, args...)...)
+	newPair(t, first, name)
+	second.wipe(t, name)
+	image = first.docker(t, "inspect", "-f", "{{.Config.Image}}", name+"-web")
+	had := second.tags(image)
+	t.Cleanup(func() {
+		second.wipe(t, name)
+		if len(had) == 0 {
+			second.try("rmi", image)
+		}
+	})
+	home = newWorld(t, "")
+	home.init(t)
+	home.backup(t, first, name)
+	return home, image
+}
+
+// killed runs the program and kills it when so says so.
+func (w *world) killed(t testing.TB, so func() bool, args ...string) {
+	t.Helper()
+	cmd := w.command(args...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,12 +68,21 @@ func (w *world) killedFailover(t testing.TB, args ...string) {
 			t.Fatalf("it ended before it could be killed: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
-		if found, err := filepath.Glob(filepath.Join(w.dir, "state", "hakobune", "restores", "*.restore")); err == nil && len(found) > 0 {
+		if so() {
 			cmd.Process.Kill()
 			<-ended
 			return
 		}
 	}
+}
+
+// killedFailover runs a failover and kills it when it has begun to make things.
+func (w *world) killedFailover(t testing.TB, args ...string) {
+	t.Helper()
+	w.killed(t, func() bool {
+		found, err := filepath.Glob(filepath.Join(w.dir, "state", "hakobune", "restores", "*.restore"))
+		return err == nil && len(found) > 0
+	}, append([]string{"failover"}, args...)...)
 }
 
 // The home is lost, the standby takes over, the home comes back: one of them at a time backs the system up, and
@@ -65,20 +94,8 @@ func TestFailover(t *testing.T) {
 	all := machines(t)
 	first, second := all["E29C"], all["E20"]
 	const name = "hakotest-failover"
-	newPair(t, first, name)
-	second.wipe(t, name)
-	image := first.docker(t, "inspect", "-f", "{{.Config.Image}}", name+"-web")
-	had := second.tags(image)
-	t.Cleanup(func() {
-		second.wipe(t, name)
-		if len(had) == 0 {
-			second.try("rmi", image)
-		}
-	})
-	home := newWorld(t, "")
-	home.init(t)
+	home, _ := newSites(t, first, second, name)
 	standby := newWorld(t, filepath.Join(home.dir, "repository"))
-	home.backup(t, first, name)
 
 	args := []string{
 		"--host", second.Host.Host, "--site", "cloud", "--gate", "exec:" + name + "-web:grep -q order /data/orders",
