@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -366,4 +367,14 @@ func (e packEntry) within(plainSize int64) error {
 		return fmt.Errorf("%w: a chunk is placed beyond the pack's end", crypto.ErrDamaged)
 	}
 	return nil
+}
+
+// avoid lets chunks in these packs count as absent, beside those that do already, until the index is loaded again.
+func (x *index) avoid(packs map[PackID]bool) {
+	l := x.loaded.Load()
+	all := maps.Clone(packs)
+	maps.Copy(all, l.condemned)
+	n := newListing(l.base, l.packTable, l.recent, all)
+	n.deleted = l.deleted
+	x.replace(n)
 }

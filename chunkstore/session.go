@@ -398,3 +398,17 @@ func (s *Session) Abort(ctx context.Context) error {
 	}
 	return s.writeOutcome(ctx, Outcome{Aborted: true})
 }
+
+// Retire ends the session without a snapshot when everything saved is durable and indexed.
+func (s *Session) Retire(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
+	defer stop()
+	defer s.end()
+	if err := s.pipe.flush(); err != nil {
+		return err
+	}
+	if err := s.writeDelta(ctx); err != nil {
+		return err
+	}
+	return s.writeOutcome(ctx, Outcome{Aborted: true})
+}
