@@ -281,7 +281,7 @@ func (c *checker) packs(ctx context.Context) error {
 		}
 	}
 	c.report.Packs = len(c.stored)
-	indexed := 0
+	indexed, missing := 0, map[PackID]bool{}
 	err := c.r.index.packs(func(p packUse) {
 		c.report.Chunks += p.chunks
 		size, ok := c.stored[p.Name()]
@@ -290,6 +290,7 @@ func (c *checker) packs(ctx context.Context) error {
 			return // the index will be without it after the next collection
 		case !ok:
 			c.bad[p.Name()] = c.loss(fmt.Errorf("pack: %w", ErrNotExist))
+			missing[p.ID] = true
 			return
 		case size != p.storedSize():
 			c.bad[p.Name()] = fmt.Errorf("%w: pack has %d bytes, its index says %d", crypto.ErrDamaged, size, p.storedSize())
@@ -297,6 +298,9 @@ func (c *checker) packs(ctx context.Context) error {
 		indexed++
 	})
 	c.report.Unindexed = len(c.stored) - indexed
+	if len(missing) > 0 { // it touches only snapshots that have nothing but what was in it
+		c.r.index.lose(missing)
+	}
 	return err
 }
 

@@ -378,3 +378,13 @@ func (x *index) avoid(packs map[PackID]bool) {
 	n.deleted = l.deleted
 	x.replace(n)
 }
+
+// lose lets chunks be found elsewhere than in these packs, where they are, until the index is loaded again.
+func (x *index) lose(packs map[PackID]bool) {
+	l := x.loaded.Load()
+	all := maps.Clone(packs)
+	maps.Copy(all, l.deleted)
+	n := newListing(l.base, l.packTable, l.recent, l.condemned)
+	n.deleted = all
+	x.replace(n)
+}

@@ -23,7 +23,7 @@ type SyncOptions struct {
 
 // SyncReport says what Sync did.
 type SyncReport struct {
-	Copied, Kept, Deleted int   // objects
+	Copied, Kept, Deleted int   // objects; Kept: that were there before
 	Bytes                 int64 // copied
 }
 
@@ -52,7 +52,7 @@ func Sync(ctx context.Context, from, to Backend, o SyncOptions) (*SyncReport, er
 	if err := sameRepository(ctx, from, to); err != nil {
 		return nil, fmt.Errorf("sync: %w", err)
 	}
-	s := &syncer{from: from, to: to, o: o}
+	s := &syncer{from: from, to: to, o: o, sent: map[string]bool{}}
 	if s.o.Progress == nil {
 		s.o.Progress = func(int64, int64) {}
 	}
@@ -102,6 +102,7 @@ type syncer struct {
 	o        SyncOptions
 	report   SyncReport
 	listed   map[string]int64 // of the source, by name
+	sent     map[string]bool  // names of what was not there at first
 	wrong    map[string]bool  // names of objects that the target has in another length
 	total    int64
 	done     atomic.Int64
@@ -172,10 +173,12 @@ func (s *syncer) missing(ctx context.Context, prefix string) ([]Info, error) {
 		s.listed[i.Name] = i.Size
 		size, ok := there[i.Name]
 		if ok && size == i.Size {
-			s.report.Kept++
+			if !s.sent[i.Name] {
+				s.report.Kept++
+			}
 			return nil
 		}
-		s.wrong[i.Name] = ok
+		s.wrong[i.Name], s.sent[i.Name] = ok, true
 		missing = append(missing, i)
 		return nil
 	})

@@ -16,7 +16,7 @@ func TestSync(t *testing.T) {
 	a, b, c := noise(80, 3<<20), noise(81, 3<<20), words(82, 1<<20)
 	from, to := nights(t, a, b), mem.New(mem.Options{})
 	report, err := chunkstore.Sync(t.Context(), from, to, chunkstore.SyncOptions{})
-	if err != nil || report.Copied != len(names(t, from)) {
+	if err != nil || report.Copied != len(names(t, from)) || report.Kept != 0 {
 		t.Fatalf("%v: %+v", err, report)
 	}
 	wantSnapshots(t, to, a, b)

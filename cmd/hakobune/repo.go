@@ -89,9 +89,9 @@ func (p *program) place(c *cli.Context, create bool) (chunkstore.Backend, error)
 	return p.placeAt(c, name, "", create)
 }
 
-// otherPlace opens a second place, for writing. It creates a directory that is missing.
-func (p *program) otherPlace(c *cli.Context, name, profile string) (chunkstore.Backend, error) {
-	b, err := p.placeAt(c, name, profile, !s3.IsURL(name))
+// otherPlace opens a second place, for writing. It creates a directory that is missing, and a bucket if it is told to.
+func (p *program) otherPlace(c *cli.Context, name, profile string, createBucket bool) (chunkstore.Backend, error) {
+	b, err := p.placeAt(c, name, profile, !s3.IsURL(name) || createBucket)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,8 @@ The repository may be in use meanwhile. The other place is for reading: back up 
    hakobune sync --to s3:https://s3.elsewhere.example/bucket --to-profile elsewhere
    hakobune -r s3:https://s3.elsewhere.example/bucket check`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Usage: "the other place: `REPO`, as after -r; created where it is missing"},
+			&cli.StringFlag{Name: "to", Usage: "the other place: `REPO`, as after -r; a directory is created where it is missing"},
+			&cli.BoolFlag{Name: "create-bucket", Usage: "create the bucket of the other place, if it does not exist"},
 			&cli.StringFlag{Name: "to-profile", Usage: "its keys are those of the section `NAME` of AWS's shared files, not the environment's"},
 			&cli.BoolFlag{Name: "delete", Usage: "delete there what the repository does not hold any more"},
 		},
@@ -51,7 +52,7 @@ func (p *program) sync(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	to, err := p.otherPlace(c, c.String("to"), c.String("to-profile"))
+	to, err := p.otherPlace(c, c.String("to"), c.String("to-profile"), c.Bool("create-bucket"))
 	if err != nil {
 		return err
 	}
@@ -66,6 +67,8 @@ func (p *program) sync(c *cli.Context) error {
 	switch {
 	case errors.Is(err, chunkstore.ErrOther):
 		return withHint(err, "give an empty place, or the one that an earlier sync filled; nothing was changed")
+	case errors.Is(err, chunkstore.ErrNoStore):
+		return withHint(err, "create the bucket first, or let it be created: hakobune sync --create-bucket")
 	case err != nil && c.Context.Err() == nil:
 		return withHint(err, "what was copied stays; run the command again to go on")
 	case err != nil:
