@@ -175,7 +175,7 @@ func (f *run) tryExec(ctx context.Context, g Gate) error {
 	var out bytes.Buffer
 	code, err := f.engine.Exec(ctx, objects[i].ID, []string{"/bin/sh", "-c", g.command}, &out)
 	if err == nil && code != 0 {
-		err = fmt.Errorf("ended with code %d: %s", code, bytes.TrimSpace(out.Bytes()))
+		err = fmt.Errorf("ended with code %d: %.200q", code, bytes.TrimSpace(out.Bytes()))
 	}
 	return err
 }
